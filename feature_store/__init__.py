@@ -1,0 +1,1 @@
+"""What is stored: contracts, sources, Delta tables, quality, vocabulary, the loader and the simulator."""

@@ -1,0 +1,193 @@
+"""A recipe: one YAML file that says where a log lies, how it is read, and what is built and trained from it.
+
+A recipe is trusted code (it holds Spark SQL expressions); the data it reads is not.
+"""
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from feature_store.errors import ConfigError
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+
+
+class Strict(BaseModel):
+    """Base of every section: an unknown key is an error, values cannot be changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(Strict):
+    """One raw file or folder. `{ds}` in the path is replaced by a day."""
+
+    path: str
+    format: Literal["parquet", "csv", "json", "orc"] = "parquet"
+    options: dict[str, str] = {}
+    columns: str | None = Field(None, description="Spark DDL of the columns, for formats that carry none")
+    late_days: int = Field(0, ge=0, le=31, description="with {ds}: also read the folders of this many following days")
+    optional: bool = Field(False, description="a missing file is an empty input instead of an error")
+
+
+class Step(Strict):
+    """One step of a view: columns are added first, then rows are kept where `where` is true, then `explode` multiplies them."""
+
+    add: dict[str, str] = {}
+    where: str | None = None
+    explode: dict[str, str] = Field({}, description="new column (a struct for arrays_zip) -> array expression; one per step")
+
+
+class View(Strict):
+    """A named intermediate result, made from an input or an earlier view."""
+
+    source: str = Field(alias="from")
+    steps: list[Step] = []
+    group_by: list[str] = []
+    aggregate: dict[str, str] = {}
+
+
+class Mapping(Strict):
+    """How one canonical table is filled: contract column -> Spark SQL expression over the rows of `from`."""
+
+    source: str = Field(alias="from")
+    where: str | None = None
+    columns: dict[str, str]
+
+
+class Source(Strict):
+    """Raw inputs, intermediate views, and one mapping (or several, taken together) a canonical table."""
+
+    inputs: dict[Slug, Input]
+    views: dict[Slug, View] = {}
+    events: list[Mapping] = []
+    exposures: list[Mapping] = []
+    clicks: list[Mapping] = []
+    items: list[Mapping] = []
+    users: list[Mapping] = []
+    available_delay_s: int = Field(0, ge=0, description="available_time where the log has none: the row's own time plus this")
+    scenes: list[str] | None = Field(None, description="the scenes that may occur; None takes any")
+    actions: list[str] | None = Field(None, description="the actions that may occur; None takes any")
+
+    @model_validator(mode="after")
+    def _needs_events(self) -> "Source":
+        if not self.events:
+            raise ValueError("a source needs at least one mapping under `events`")
+        return self
+
+
+class Quality(Strict):
+    """Limits on what may be rejected. A run stops when a table's rejected share is above `max_reject_share`."""
+
+    max_reject_share: float = Field(0.05, ge=0, le=1)
+    max_text_bytes: int = Field(512, ge=8, description="longest id, scene, action or scenario in UTF-8 bytes")
+    max_page_items: int = Field(2_000, ge=1, description="a page with more shown items is rejected")
+    max_future_s: int = Field(300, ge=0, description="how far an event may lie after the moment it became available")
+
+
+class Movelines(Strict):
+    """A moveline as of time t: the last `tokens` tokens before t - delay, of the last `days` days."""
+
+    tokens: int = Field(50, ge=1, le=1_000)
+    visits: int = Field(20, ge=0, le=200)
+    days: int = Field(3, ge=1, le=90)
+    delay_s: int = Field(0, ge=0)
+    visit_gap_s: int = Field(1_800, ge=1, description="a pause longer than this closes a visit")
+    max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens of one day beyond this are counted, not kept (the last stay)")
+    clicked_actions: list[str] = Field(["click"], description="actions that count as a click inside a visit")
+    carted_actions: list[str] = Field(["cart"], description="actions that count as a cart inside a visit")
+
+
+class Pages(Strict):
+    """Which cuts are built. `at_show` is the headline; `at_click` is for sources that log a page only when it is clicked."""
+
+    cuts: list[Literal["at_show", "at_click"]] = ["at_show"]
+
+
+class Pairs(Strict):
+    """Caps of the sampled pairs of a page and kind; the exact counts beside them are never capped."""
+
+    max_a_page: int = Field(400, ge=1)
+
+
+class Flows(Strict):
+    """Generator rows: cuts of a day's walk and the next `future` items after each."""
+
+    future: int = Field(8, ge=1, le=64)
+    cuts_a_day: int = Field(4, ge=1, description="at most this many cuts a user and day, chosen by hash")
+    actions: list[str] | None = Field(None, description="actions whose item counts as an interest; None takes all with an item")
+
+
+class Split(Strict):
+    """Days of one training run, counted back from the newest complete day: test, then train days before it.
+
+    The last `validate_hours` of the train days validate. A page trains when its label_time lies before the cut.
+    """
+
+    train_days: int = Field(2, ge=1)
+    test_days: int = Field(1, ge=1)
+    validate_hours: int = Field(6, ge=1, le=48)
+
+
+class Days(Strict):
+    """First and last day (UTC, both inclusive) that a graph builds."""
+
+    first: date
+    last: date
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Days":
+        if self.last < self.first:
+            raise ValueError("`last` lies before `first`")
+        return self
+
+    def __iter__(self):  # type: ignore[no-untyped-def, override]
+        return (str(self.first + timedelta(n)) for n in range((self.last - self.first).days + 1))
+
+
+class Recipe(Strict):
+    """Everything one log needs, from raw files to registered models."""
+
+    name: Slug
+    source: Source
+    days: Days | None = Field(None, description="the days a demo or a bounded log has; None runs on from the day it is started")
+    simulator: dict[str, Any] | None = Field(None, description="settings of the simulator that writes this log; None for a real log")
+    quality: Quality = Quality()
+    movelines: Movelines = Movelines()
+    pages: Pages = Pages()
+    pairs: Pairs = Pairs()
+    flows: Flows = Flows()
+    split: Split = Split()
+    vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
+    models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings; see `moveline models`")
+
+    @property
+    def has_exposures(self) -> bool:
+        """Whether the log says what was shown; without it there are no pages, pairs or ranking models."""
+        return bool(self.source.exposures)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe.
+
+    Raises
+    ------
+    ConfigError : the file is missing, is not YAML, or a key is unknown, missing or of the wrong type; names file and key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe; the ones that come with moveline are conf/*.yaml")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping with the keys `name` and `source`")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        raise ConfigError(f"{path}: {key}: {first['msg']}") from error

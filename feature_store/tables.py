@@ -1,0 +1,342 @@
+"""Delta tables without a JVM jar: Spark writes Parquet files, one commit to the Delta log makes them visible.
+
+A day is replaced as a whole and in one atomic step. A commit carries what made it (row counts, fingerprint of its
+inputs, digest of its content, code revision) and an application transaction for its day, so that of two writers of
+one day one wins and the other gets a `ConflictError`, on a first write as well as on a rewrite.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, MapType
+
+from feature_store.contracts import CONTRACTS, Contract
+from feature_store.errors import ConflictError, TableError
+from feature_store.revision import code_revision
+from feature_store.session import spark_schema
+
+_KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
+_ATTEMPTS = 6
+_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+
+@dataclass(frozen=True)
+class DayCommit:
+    """What the newest commit of one day says about itself.
+
+    Attributes
+    ----------
+    ds : the day. version : table version of the commit. rows : rows of the day.
+    digest : digest of the day's rows, the same for any file layout. fingerprint : digest of everything it was made from.
+    counts : row accounting, e.g. {"in": 10, "out": 9, "reject.null_user_id": 1}. written_at : unix seconds.
+    """
+
+    ds: str
+    version: int
+    rows: int
+    digest: str
+    fingerprint: str
+    counts: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
+    written_at: float = 0.0
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """Digest of a mapping of plain values, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def row_digest(frame: DataFrame, columns: Iterable[str]) -> tuple[Column, Column]:
+    """Two aggregate expressions whose values name the rows of a frame, whatever their order or partitioning."""
+    plain = [_hashable(F.col(f"`{c}`"), frame.schema[c].dataType) for c in columns]
+    return tuple(F.sum(F.xxhash64(F.lit(seed), *plain).cast("decimal(38,0)")) for seed in (1, 2))  # type: ignore[return-value]
+
+
+def _hashable(column: Column, kind: DataType) -> Column:
+    # Nulls are hashed as nothing, so ("a", null) and (null, "a") would be equal without the marker.
+    marked = F.array_sort(F.map_entries(column)) if isinstance(kind, MapType) else column
+    if isinstance(kind, ArrayType) and not isinstance(kind.elementType, ArrayType):
+        marked = F.transform(marked, lambda x: F.struct(x.isNull(), x))
+    return F.struct(column.isNull(), marked)
+
+
+class DayWriter:
+    """One attempt to replace one day; made by `Table.begin` *before* anything is read, so that conflicts are seen."""
+
+    def __init__(self, table: "Table", partition: Mapping[str, str], delta: DeltaTable) -> None:
+        self.table = table
+        self.partition = dict(partition)
+        self._delta = delta
+        self._app = "/".join(f"{k}={v}" for k, v in sorted(self.partition.items()))
+        self._next = (delta.transaction_version(self._app) or 0) + 1
+
+    def commit(self, frame: DataFrame, *, counts: Mapping[str, int], inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
+        """Write `frame` as the new content of the day and make it visible.
+
+        Parameters
+        ----------
+        frame : the day's rows, with every column of the contract.
+        counts : row accounting, kept in the commit.
+        inputs : what the day was made from (kept in the commit; see `Table.is_current`).
+        arranged : the frame already has its final partitioning and order; else rows are spread by the first sort column.
+
+        Raises
+        ------
+        ConflictError : another writer committed this day since `begin`. TableError : the frame does not meet the contract.
+        """
+        written = self._write(self._checked(frame, arranged))
+        commit = self._summary(written, counts, inputs)
+        previous = self.table.day(self.partition, self._delta)
+        if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
+            return previous
+        return self._publish(written, commit)
+
+    def _checked(self, frame: DataFrame, arranged: bool) -> DataFrame:
+        contract = self.table.contract
+        missing = [c for c in contract.columns if c not in frame.columns]
+        if missing:
+            raise TableError(f"table {contract.name}: the frame to write lacks the columns {', '.join(missing)}")
+        typed = [F.col(f.name).cast(f.dataType) for f in spark_schema(contract.schema) if f.name not in contract.partition]
+        if not arranged:
+            frame = frame.repartition(contract.sort[0]).sortWithinPartitions(*contract.sort)
+        return frame.select(*typed)
+
+    def _write(self, frame: DataFrame) -> "_Written":
+        folder = "/".join(f"{k}={quote(v)}" for k, v in self._ordered()) + f"/run={uuid.uuid4().hex}"
+        path = f"{self.table.path}/{folder}"
+        (frame.write.option("compression", "zstd").option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+            .option("parquet.block.size", str(256 << 20)).parquet(path))
+        # Read back what lies on disk: sizes and counts for the log, and the digest of the bytes that will be seen.
+        back = frame.sparkSession.read.schema(frame.schema).parquet(path)
+        sums = row_digest(back, frame.columns)
+        files = (back.groupBy(F.col("_metadata.file_name").alias("file"), F.col("_metadata.file_size").alias("size"))
+                 .agg(F.count("*").alias("rows"), sums[0].alias("a"), sums[1].alias("b")).orderBy("file").collect())
+        total = [sum(int(f[c]) for f in files) % 2**128 for c in ("a", "b")]
+        digest = hashlib.sha256(f"{total} {sum(f.rows for f in files)}".encode()).hexdigest()[:32]
+        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], digest)
+
+    def _ordered(self) -> list[tuple[str, str]]:
+        return [(k, self.partition[k]) for k in self.table.contract.partition]
+
+    def _summary(self, written: "_Written", counts: Mapping[str, int], inputs: Mapping[str, str]) -> DayCommit:
+        rows = sum(f[2] for f in written.files)
+        return DayCommit(self.partition["ds"], self._delta.version() + 1, rows, written.digest, fingerprint(inputs), dict(counts),
+                         dict(inputs), code_revision(), time.time())
+
+    def _publish(self, written: "_Written", commit: DayCommit) -> DayCommit:
+        now = int(commit.written_at * 1000)
+        adds = [AddAction(f"{written.folder}/{name}", size, self.partition, now, True, json.dumps({"numRecords": rows}))
+                for name, size, rows in written.files]
+        note = {f"moveline.{k}": json.dumps(v) for k, v in vars(commit).items() if k != "version"}
+        note["moveline.partition"] = self._app
+        properties = CommitProperties(custom_metadata=note, app_transactions=[Transaction(self._app, self._next)])
+        self._commit_once_nobody_was_first(adds, properties)
+        found = self.table.day(self.partition)
+        if found is None:
+            raise TableError(f"table {self.table.contract.name}, {self._app}: the commit cannot be read back")
+        return found
+
+    def _commit_once_nobody_was_first(self, adds: list[AddAction], properties: CommitProperties) -> None:
+        # A commit of *another* day may also be refused (it removed files the log had when we began): then our day's
+        # transaction number is unchanged and trying again on the newest version is safe.
+        reason = ""
+        for attempt in range(_ATTEMPTS):
+            delta = self.table.open()
+            if (delta.transaction_version(self._app) or 0) + 1 != self._next:
+                break
+            try:
+                delta.create_write_transaction(
+                    adds, mode="overwrite", schema=delta.schema(), partition_by=list(self.table.contract.partition),
+                    partition_filters=[(k, "=", v) for k, v in self._ordered()], commit_properties=properties,
+                    post_commithook_properties=_HOOKS)
+                return
+            except (CommitFailedError, DeltaError) as error:
+                reason = str(error).splitlines()[0]
+                time.sleep(0.05 * 2**attempt)
+        raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of this "
+                            f"run was made visible, run it again {reason}".rstrip())
+
+
+@dataclass(frozen=True)
+class _Written:
+    folder: str
+    files: list[tuple[str, int, int]]
+    digest: str
+
+
+class Table:
+    """One table of a lake.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> table = Table(tempfile.mkdtemp(), CONTRACTS["events"])
+    >>> table.exists(), table.days()
+    (False, [])
+    """
+
+    def __init__(self, lake: str, contract: Contract) -> None:
+        self.contract = contract
+        self.path = f"{lake.rstrip('/')}/{contract.name}"
+
+    def exists(self) -> bool:
+        """Whether the table has been created."""
+        return DeltaTable.is_deltatable(self.path)
+
+    def open(self, version: int | None = None) -> DeltaTable:
+        """The table's log. Raises TableError when the table does not exist yet."""
+        try:
+            return DeltaTable(self.path, version=version)
+        except TableNotFoundError as error:
+            raise TableError(f"table {self.contract.name} does not exist at {self.path}; run the job that builds it first") from error
+
+    def version(self) -> int:
+        """Newest version."""
+        return self.open().version()
+
+    def begin(self, ds: str, **partition: str) -> DayWriter:
+        """Start replacing a day (and, for a table with more partition columns, their values)."""
+        if not self.exists():
+            self._create()
+        return DayWriter(self, {"ds": ds, **partition}, self.open())
+
+    def _create(self) -> None:
+        if "://" not in self.path:
+            Path(self.path).mkdir(parents=True, exist_ok=True)
+        schema = Schema.from_json(spark_schema(self.contract.schema).json())
+        DeltaTable.create(self.path, schema, mode="ignore", partition_by=list(self.contract.partition), configuration=_KEEP_LOG,
+                          description=self.contract.row)
+
+    def days(self, version: int | None = None) -> list[str]:
+        """Days with at least one row, ascending."""
+        if not self.exists():
+            return []
+        return sorted({p["ds"] for p in self.open(version).partitions()})
+
+    def day(self, partition: str | Mapping[str, str], delta: DeltaTable | None = None) -> DayCommit | None:
+        """The newest commit of a day, or None when the day was never written."""
+        wanted = {"ds": partition} if isinstance(partition, str) else dict(partition)
+        app = "/".join(f"{k}={v}" for k, v in sorted(wanted.items()))
+        if delta is None and not self.exists():
+            return None
+        for entry in (delta or self.open()).history():
+            if entry.get("moveline.partition") == app:
+                return _day_commit(entry)
+        return None
+
+    def is_current(self, ds: str, inputs: Mapping[str, str], **partition: str) -> bool:
+        """Whether the day was already built from exactly these inputs."""
+        found = self.day({"ds": ds, **partition})
+        return found is not None and found.fingerprint == fingerprint(inputs)
+
+    def files(self, days: Iterable[str] | None = None, version: int | None = None) -> list[str]:
+        """Paths of the data files of some days (default: all), in a fixed order."""
+        delta = self.open(version)
+        filters = None if days is None else [("ds", "in", list(days))]
+        if filters and not filters[0][2]:
+            return []
+        return sorted(delta.file_uris(partition_filters=filters))
+
+    def read(self, spark: SparkSession, days: Iterable[str] | None = None, version: int | None = None) -> DataFrame:
+        """Rows of some days (default: all) as a DataFrame with the contract's columns; an absent table or day has no rows."""
+        schema = spark_schema(self.contract.schema)
+        files = self.files(days, version) if self.exists() else []
+        if not files:
+            return spark.createDataFrame([], schema)
+        return spark.read.option("basePath", self.path).schema(schema).parquet(*files).select(*self.contract.columns)
+
+    def read_arrow(self, days: Iterable[str] | None = None, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
+        """Rows of some days as an Arrow table, without Spark (for the driver side of small tables and for tests)."""
+        import pyarrow.dataset as pads
+
+        wanted = columns or self.contract.columns
+        schema = pa.schema([self.contract.schema.field(c) for c in wanted])
+        files = self.files(days, version) if self.exists() else []
+        if not files:
+            return schema.empty_table()
+        tables = [_with_partitions(pads.dataset(f, format="parquet"), f, wanted).cast(_lenient(schema)) for f in files]
+        return pa.concat_tables(tables)
+
+    def clean_orphans(self, older_than_s: float = 86_400.0) -> list[str]:
+        """Delete files no commit ever named and that are older than the longest job; returns them. Local paths only.
+
+        A live writer's files look like orphans, so the age must exceed the longest job.
+        """
+        root = Path(self.path)
+        if not self.exists() or not root.is_dir():
+            return []
+        delta = self.open()
+        named = {unquote(a) for a in _every_path_named(delta)}
+        limit = time.time() - older_than_s
+        orphans = [p for p in sorted(root.rglob("*")) if p.is_file() and "_delta_log" not in p.parts
+                   and str(p.relative_to(root)) not in named and p.stat().st_mtime < limit]
+        for path in orphans:
+            path.unlink()
+        return [str(p) for p in orphans]
+
+
+def _every_path_named(delta: DeltaTable) -> set[str]:
+    log = Path(delta.table_uri.removeprefix("file://")) / "_delta_log"
+    actions = (json.loads(line) for file in log.glob("*.json") for line in file.read_text().splitlines())
+    return {a["add"]["path"] for a in actions if "add" in a}
+
+
+def _day_commit(entry: Mapping[str, Any]) -> DayCommit:
+    keys = [k for k in DayCommit.__dataclass_fields__ if k != "version"]
+    return DayCommit(version=int(entry["version"]), **{k: json.loads(entry[f"moveline.{k}"]) for k in keys})
+
+
+def _with_partitions(dataset: Any, file: str, columns: list[str]) -> pa.Table:
+    parts = dict(p.split("=", 1) for p in file.split("/") if "=" in p)
+    table = dataset.to_table(columns=[c for c in columns if c not in parts])
+    for name in columns:
+        if name in parts:
+            table = table.append_column(name, pa.array([unquote(parts[name])] * table.num_rows, pa.string()))
+    return table.select(columns)
+
+
+def _lenient(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([f.with_nullable(True) for f in schema])
+
+
+class Lake:
+    """All tables of one recipe, under one root.
+
+    Examples
+    --------
+    >>> Lake("/tmp/lake/demo").table("pages").path
+    '/tmp/lake/demo/pages'
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def table(self, name: str) -> Table:
+        """A table by its contract's name. Raises TableError for a name without a contract."""
+        if name not in CONTRACTS:
+            raise TableError(f"no table is called {name!r}; the tables are {', '.join(sorted(CONTRACTS))}")
+        return Table(self.root, CONTRACTS[name])
+
+    def read(self, spark: SparkSession, name: str, days: Iterable[str] | None = None) -> DataFrame:
+        """Shorthand for `table(name).read(spark, days)`."""
+        return self.table(name).read(spark, days)
+
+
+def union_all(frames: Iterable[DataFrame]) -> DataFrame:
+    """Frames of one shape, one below the other."""
+    return reduce(DataFrame.unionByName, frames)

@@ -1,0 +1,100 @@
+"""Delta tables: atomic replacement of a day, digests, versions, conflicts and orphans, on a real SparkContext."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from feature_store.contracts import CONTRACTS
+from feature_store.errors import ConflictError, TableError
+from feature_store.session import spark_schema
+from feature_store.tables import Lake, Table
+
+DAY = "2026-01-05"
+
+
+def vocabulary(spark: SparkSession, ids: list[str], ds: str = DAY) -> DataFrame:
+    rows = [("item", i, n, datetime(2026, 1, 5, tzinfo=UTC), ds) for n, i in enumerate(ids)]
+    return spark.createDataFrame(rows, spark_schema(CONTRACTS["vocabulary"].schema))
+
+
+def write(table: Table, frame: DataFrame, ds: str = DAY, inputs: dict[str, str] | None = None) -> object:
+    return table.begin(ds).commit(frame, counts={"in": 1}, inputs=inputs or {})
+
+
+def ids(spark: SparkSession, table: Table, **kw: object) -> list[str]:
+    return sorted(r.id for r in table.read(spark, **kw).collect())  # type: ignore[arg-type]
+
+
+def test_replacing_a_day_leaves_other_days_and_older_versions(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    first = write(table, vocabulary(spark, ["a", "b"]))
+    write(table, vocabulary(spark, ["z"], "2026-01-06"), "2026-01-06")
+    write(table, vocabulary(spark, ["c"]))
+    assert ids(spark, table) == ["c", "z"]
+    assert ids(spark, table, version=first.version) == ["a", "b"]  # type: ignore[attr-defined]
+    assert table.days() == [DAY, "2026-01-06"]
+    assert table.read_arrow([DAY], ["id", "ds"]).to_pydict() == {"id": ["c"], "ds": [DAY]}
+
+
+def test_digest_does_not_depend_on_order_or_partitions(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    frame = vocabulary(spark, ["a", "b", "c", "d"])
+    one = table.begin(DAY).commit(frame.coalesce(1), counts={}, inputs={"x": "1"}, arranged=True)
+    two = table.begin(DAY).commit(frame.repartition(3).orderBy("index", ascending=False), counts={}, inputs={"x": "2"}, arranged=True)
+    other = write(table, vocabulary(spark, ["a", "b", "d", "c"]))
+    assert one.digest == two.digest != other.digest  # type: ignore[attr-defined]
+
+
+def test_an_empty_day_clears_what_was_there(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    write(table, vocabulary(spark, ["a"]))
+    commit = write(table, vocabulary(spark, []))
+    assert table.read(spark).count() == 0 and commit.rows == 0  # type: ignore[attr-defined]
+
+
+def test_unchanged_content_from_unchanged_inputs_is_not_committed_again(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    write(table, vocabulary(spark, ["a"]), inputs={"x": "1"})
+    version = table.version()
+    write(table, vocabulary(spark, ["a"]), inputs={"x": "1"})
+    assert table.version() == version
+    assert table.is_current(DAY, {"x": "1"}) and not table.is_current(DAY, {"x": "2"})
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_writers_of_a_day_one_wins(spark: SparkSession, lake: Lake, exists: bool) -> None:
+    table = lake.table("vocabulary")
+    if exists:
+        write(table, vocabulary(spark, ["old"]))
+    first, second, elsewhere = table.begin(DAY), table.begin(DAY), table.begin("2026-01-09")
+    first.commit(vocabulary(spark, ["first"]), counts={}, inputs={"w": "1"})
+    with pytest.raises(ConflictError, match="another writer committed it"):
+        second.commit(vocabulary(spark, ["second"]), counts={}, inputs={"w": "2"})
+    elsewhere.commit(vocabulary(spark, ["other day"], "2026-01-09"), counts={}, inputs={})
+    assert ids(spark, table) == ["first", "other day"]
+
+
+def test_orphans_are_removed_only_past_the_age(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    write(table, vocabulary(spark, ["a"]))
+    write(table, vocabulary(spark, ["b"]))
+    stray = Path(table.path) / f"ds={DAY}" / "run=dead" / "part-0.parquet"
+    stray.parent.mkdir()
+    stray.write_bytes(b"half")
+    assert table.clean_orphans(older_than_s=3600) == []
+    os.utime(stray, (time.time() - 7200,) * 2)
+    assert str(stray) in table.clean_orphans(older_than_s=3600)
+    assert ids(spark, table) == ["b"] and ids(spark, table, version=1) == ["a"]
+
+
+def test_missing_columns_and_unknown_tables_are_named(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(TableError, match="lacks the columns first_time"):
+        write(lake.table("vocabulary"), vocabulary(spark, ["a"]).drop("first_time"))
+    with pytest.raises(TableError, match="no table is called 'nope'"):
+        lake.table("nope")
+    with pytest.raises(TableError, match="does not exist"):
+        lake.table("pages").version()
