@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -85,13 +85,14 @@ class DayWriter:
         self._app = "/".join(f"{k}={v}" for k, v in sorted(self.partition.items()))
         self._next = (delta.transaction_version(self._app) or 0) + 1
 
-    def commit(self, frame: DataFrame, *, counts: Mapping[str, int], inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
+    def commit(self, frame: DataFrame, *, counts: Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]],
+               inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
         """Write `frame` as the new content of the day and make it visible.
 
         Parameters
         ----------
         frame : the day's rows, with every column of the contract.
-        counts : row accounting, kept in the commit.
+        counts : row accounting, kept in the commit; or a function of the rows as they lie on disk, called before they are visible.
         inputs : what the day was made from (kept in the commit; see `Table.is_current`).
         arranged : the frame already has its final partitioning and order; else rows are spread by the first sort column.
 
@@ -100,7 +101,7 @@ class DayWriter:
         ConflictError : another writer committed this day since `begin`. TableError : the frame does not meet the contract.
         """
         written = self._write(self._checked(frame, arranged))
-        commit = self._summary(written, counts, inputs)
+        commit = self._summary(written, counts(written.rows) if callable(counts) else counts, inputs)
         previous = self.table.day(self.partition, self._delta)
         if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
             return previous
@@ -128,7 +129,7 @@ class DayWriter:
                  .agg(F.count("*").alias("rows"), sums[0].alias("a"), sums[1].alias("b")).orderBy("file").collect())
         total = [sum(int(f[c]) for f in files) % 2**128 for c in ("a", "b")]
         digest = hashlib.sha256(f"{total} {sum(f.rows for f in files)}".encode()).hexdigest()[:32]
-        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], digest)
+        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], digest, back)
 
     def _ordered(self) -> list[tuple[str, str]]:
         return [(k, self.partition[k]) for k in self.table.contract.partition]
@@ -177,6 +178,7 @@ class _Written:
     folder: str
     files: list[tuple[str, int, int]]
     digest: str
+    rows: DataFrame
 
 
 class Table:
