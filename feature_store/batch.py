@@ -26,7 +26,8 @@ BUCKET_ROWS = {"age": 64, "position": 256, "hour": 32}
 
 FEATURES: tuple[str, ...] = tuple(feature for table in TABLES.values() for feature in table)
 CANDIDATE_DENSE = ("price_score", "price_known", "seen_before")
-"""Dense columns a shown item: price against its page (z-score of the logarithm), whether it is known, and whether the item is in the moveline."""
+"""Dense columns a shown item: price against its page (z-score of the logarithm), whether it is known, whether the item is in
+the moveline."""
 
 VISIT_DENSE = ("log_dwell", "log_shown", "log_clicked", "log_carted")
 """Dense columns a visit, log1p of seconds and counts."""

@@ -67,7 +67,7 @@ class Source(Strict):
     clicks: list[Mapping] = []
     items: list[Mapping] = []
     users: list[Mapping] = []
-    available_delay_s: int = Field(0, ge=0, description="available_time where the log has none: the row's own time plus this")
+    available_delay_s: int = Field(0, ge=0, description="where the log has no available_time: the row's own time plus this")
     scenes: list[str] | None = Field(None, description="the scenes that may occur; None takes any")
     actions: list[str] | None = Field(None, description="the actions that may occur; None takes any")
 
@@ -95,7 +95,7 @@ class Movelines(Strict):
     days: int = Field(3, ge=1, le=90)
     delay_s: int = Field(0, ge=0)
     visit_gap_s: int = Field(1_800, ge=1, description="a pause longer than this closes a visit")
-    max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens of one day beyond this are counted, not kept (the last stay)")
+    max_tokens_a_day: int = Field(5_000, ge=1, description="tokens of a user and day beyond this are counted, not kept")
     clicked_actions: list[str] = Field(["click"], description="actions that count as a click inside a visit")
     carted_actions: list[str] = Field(["cart"], description="actions that count as a cart inside a visit")
 
@@ -153,7 +153,7 @@ class Recipe(Strict):
     name: Slug
     source: Source
     days: Days | None = Field(None, description="the days a demo or a bounded log has; None runs on from the day it is started")
-    simulator: dict[str, Any] | None = Field(None, description="settings of the simulator that writes this log; None for a real log")
+    simulator: dict[str, Any] | None = Field(None, description="settings of the simulator that writes this log")
     quality: Quality = Quality()
     movelines: Movelines = Movelines()
     pages: Pages = Pages()

@@ -169,8 +169,8 @@ class DayWriter:
             except (CommitFailedError, DeltaError) as error:
                 reason = str(error).splitlines()[0]
                 time.sleep(0.05 * 2**attempt)
-        raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of this "
-                            f"run was made visible, run it again {reason}".rstrip())
+        raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
+                            f"this run was made visible, run it again {reason}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Table:
         try:
             return DeltaTable(self.path, version=version)
         except TableNotFoundError as error:
-            raise TableError(f"table {self.contract.name} does not exist at {self.path}; run the job that builds it first") from error
+            raise TableError(f"table {self.contract.name} does not exist at {self.path}; run the job that builds it") from error
 
     def version(self) -> int:
         """Newest version."""
@@ -262,7 +262,8 @@ class Table:
             return spark.createDataFrame([], schema)
         return spark.read.option("basePath", self.path).schema(schema).parquet(*files).select(*self.contract.columns)
 
-    def read_arrow(self, days: Iterable[str] | None = None, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
+    def read_arrow(self, days: Iterable[str] | None = None, columns: list[str] | None = None,
+                   version: int | None = None) -> pa.Table:
         """Rows of some days as an Arrow table, without Spark (for the driver side of small tables and for tests)."""
         import pyarrow.dataset as pads
 

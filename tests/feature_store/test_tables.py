@@ -44,7 +44,8 @@ def test_digest_does_not_depend_on_order_or_partitions(spark: SparkSession, lake
     table = lake.table("vocabulary")
     frame = vocabulary(spark, ["a", "b", "c", "d"])
     one = table.begin(DAY).commit(frame.coalesce(1), counts={}, inputs={"x": "1"}, arranged=True)
-    two = table.begin(DAY).commit(frame.repartition(3).orderBy("index", ascending=False), counts={}, inputs={"x": "2"}, arranged=True)
+    backwards = frame.repartition(3).orderBy("index", ascending=False)
+    two = table.begin(DAY).commit(backwards, counts={}, inputs={"x": "2"}, arranged=True)
     other = write(table, vocabulary(spark, ["a", "b", "d", "c"]))
     assert one.digest == two.digest != other.digest  # type: ignore[attr-defined]
 
