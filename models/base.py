@@ -1,0 +1,84 @@
+"""What every model is: a module on TorchRec tables, with a config of its own, that turns a batch into logits."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from feature_store.batch import TABLES, PageBatch, PairBatch
+from feature_store.errors import ModelError
+from models.embeddings import Tables
+from models.layers import HashedDropout
+from models.losses import Terms
+
+
+class ModelConfig(BaseModel):
+    """Settings every model has; a model's own config adds to them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(16, ge=4, multiple_of=4, description="columns of the embedding tables")
+    seed: int = Field(7, ge=0, lt=2**31)
+    epochs: int = Field(3, ge=1)
+    items_a_batch: int = Field(4_096, ge=1, description="shown items (or pairs) of a global batch, about")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW, dense layers")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW, dense layers")
+    table_learning_rate: float = Field(0.05, gt=0, description="row-wise Adagrad, embedding tables")
+    patience: int = Field(1, ge=0, description="epochs without a better validation loss before training stops")
+
+
+class Model(nn.Module):
+    """Base of all models.
+
+    Subclasses set `name`, `reads`, `config_type` and `features`, call `super().__init__(config, rows)` first and define
+    `forward(batch) -> logits` (one finite value a shown item, or a pair) and `terms(logits, batch)`.
+
+    Parameters
+    ----------
+    config : the model's settings. rows : rows by embedding table (`models.embeddings.capacities`).
+    """
+
+    name: ClassVar[str]
+    reads: ClassVar[Literal["pages", "pairs"]]
+    config_type: ClassVar[type[ModelConfig]]
+    features: ClassVar[Mapping[str, tuple[str, ...]]] = TABLES
+
+    def __init__(self, config: ModelConfig, rows: Mapping[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.rows = {table: int(rows[table]) for table in self.features if table in rows}
+        self.tables = Tables(config.dim, rows, config.seed, self.features)
+
+    @classmethod
+    def build(cls, settings: Mapping[str, Any], rows: Mapping[str, int]) -> "Model":
+        """A fresh model, the same for the same settings and rows. Raises ModelError for an unknown setting or one out of range."""
+        try:
+            config = cls.config_type.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ModelError(f"model {cls.name}: setting {key}: {first['msg']}; see `moveline models`") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return cls(config, rows)
+
+    def set_step(self, step: int) -> None:
+        """Tell the dropout layers which step this is; their masks depend on nothing else."""
+        for module in self.modules():
+            if isinstance(module, HashedDropout):
+                module.step = step
+
+    @staticmethod
+    def terms(logits: Tensor, batch: Any) -> Terms:
+        """The loss before division; see `models.losses`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def targets(batch: Any) -> tuple[Tensor, Tensor]:
+        """Label and weight of every logit, for validation."""
+        raise NotImplementedError
+
+
+Batch = PageBatch | PairBatch

@@ -1,0 +1,21 @@
+"""Models by name."""
+
+from feature_store.errors import ModelError
+from models.base import Model
+from models.din import Din
+from models.item2vec import Item2vec
+
+CATALOG: dict[str, type[Model]] = {model.name: model for model in (Din, Item2vec)}
+"""Every model a recipe may name."""
+
+
+def model_class(name: str) -> type[Model]:
+    """The class of a model.
+
+    Raises
+    ------
+    ModelError : no model has this name; lists those there are.
+    """
+    if name not in CATALOG:
+        raise ModelError(f"no model is called {name!r}; the models are {', '.join(sorted(CATALOG))}")
+    return CATALOG[name]

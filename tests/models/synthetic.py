@@ -1,0 +1,115 @@
+"""Random batches with a known law, and an in-memory stream of them."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from feature_store.batch import CANDIDATE_DENSE, FEATURES, TABLES, VISIT_DENSE, PageBatch, PairBatch
+from models.embeddings import capacities
+
+ROWS = capacities({"item": 500, "category": 40, "scene": 12, "action": 12, "scenario": 10})
+TABLE_OF = {feature: table for table, features in TABLES.items() for feature in features}
+
+
+def _lengths(pages: int, low: int, high: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(low, high + 1, (pages,), generator=generator)
+
+
+def page_batch(pages: int = 6, seed: int = 0, items: tuple[int, int] = (1, 8), tokens: tuple[int, int] = (0, 9),
+               visits: tuple[int, int] = (0, 4), ids: int = 40, first_row: int = 0) -> PageBatch:
+    """Random pages. A shown item is likelier clicked when its category is in the moveline, and at early positions."""
+    g = torch.Generator().manual_seed(seed)
+    sizes = {"moveline": _lengths(pages, *tokens, g), "visit": _lengths(pages, *visits, g), "candidate": _lengths(pages, *items, g)}
+    values, lengths = [], []
+    for feature in FEATURES:
+        length = sizes.get(feature.partition("_")[0], torch.ones(pages, dtype=torch.long))
+        limit = min(ids if TABLE_OF[feature] == "item" else 12, ROWS[TABLE_OF[feature]])
+        if feature == "candidate_position":
+            drawn = torch.cat([torch.arange(int(n)) for n in length])
+        else:
+            drawn = torch.randint(1, limit, (int(length.sum()),), generator=g)
+        values.append(drawn)
+        lengths.append(length)
+    sparse = KeyedJaggedTensor(keys=list(FEATURES), values=torch.cat(values), lengths=torch.cat(lengths).int())
+    n = int(sizes["candidate"].sum())
+    batch = PageBatch(
+        sparse=sparse, candidate_dense=torch.randn(n, len(CANDIDATE_DENSE), generator=g),
+        visit_dense=torch.rand(int(sizes["visit"].sum()), len(VISIT_DENSE), generator=g),
+        clicked=torch.zeros(n), weight=torch.ones(n), user=torch.arange(pages), row=torch.arange(first_row, first_row + pages),
+        shown_time=torch.arange(pages))
+    batch.clicked = (torch.rand(n, generator=g) < _truth(batch)).float()
+    return batch
+
+
+def _truth(batch: PageBatch) -> Tensor:
+    sparse = batch.sparse.to_dict()
+    lines = sparse["moveline_category"].to_dense()
+    shown = sparse["candidate_category"].to_dense()
+    seen = torch.cat([torch.isin(s, line) for s, line in zip(shown, lines, strict=True)]) if batch.pages else torch.zeros(0)
+    return torch.sigmoid(-2.0 + 2.5 * seen.float() - 0.1 * sparse["candidate_position"].values().float())
+
+
+def pair_batch(pairs: int = 64, seed: int = 0, ids: int = 40) -> PairBatch:
+    """Random pairs: items of the same parity are clicked together."""
+    g = torch.Generator().manual_seed(seed)
+    left, right = (torch.randint(17, 17 + ids, (pairs,), generator=g) for _ in range(2))
+    together = (left % 2 == right % 2) ^ (torch.rand(pairs, generator=g) < 0.1)
+    kind = torch.where(together, 0, 2)
+    kind = torch.where(torch.rand(pairs, generator=g) < 0.1, torch.ones_like(kind), kind)
+    lengths = torch.ones(2 * pairs, dtype=torch.int32)
+    sparse = KeyedJaggedTensor(keys=["left", "right"], values=torch.cat([left, right]), lengths=lengths)
+    return PairBatch(sparse, kind, torch.rand(pairs, generator=g) + 0.5, torch.arange(pairs))
+
+
+def select(batch: PageBatch, pages: Sequence[int]) -> PageBatch:
+    """Some pages of a batch, in the given order."""
+    def flat(lengths: Tensor) -> Tensor:
+        starts = torch.cumsum(lengths.long(), 0) - lengths
+        parts = [torch.arange(int(starts[p]), int(starts[p] + lengths[p])) for p in pages]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+    sparse = batch.sparse.to_dict()
+    chosen = torch.tensor(list(pages), dtype=torch.long)
+    shown, visits = flat(sparse["candidate_item"].lengths()), flat(sparse["visit_scene"].lengths())
+    kjt = KeyedJaggedTensor(
+        keys=list(FEATURES), values=torch.cat([sparse[f].values()[flat(sparse[f].lengths())] for f in FEATURES]),
+        lengths=torch.cat([sparse[f].lengths()[chosen] for f in FEATURES]).int())
+    return PageBatch(kjt, batch.candidate_dense[shown], batch.visit_dense[visits], batch.clicked[shown], batch.weight[shown],
+                     batch.user[chosen], batch.row[chosen], batch.shown_time[chosen])
+
+
+class PageList:
+    """A stream of pages in memory: the same global batches for any number of ranks; rank r takes every world-th page of each.
+
+    Parameters
+    ----------
+    batches : global batches of one epoch. rank, world : which part of each this rank sees.
+    """
+
+    def __init__(self, batches: Sequence[PageBatch], rank: int = 0, world: int = 1) -> None:
+        self.batches, self.rank, self.world = list(batches), rank, world
+
+    def steps(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        return len(self.batches)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[PageBatch]:
+        """Batches of an epoch in an order drawn from its number."""
+        order = torch.randperm(len(self.batches), generator=torch.Generator().manual_seed(number)).tolist()
+        for n in order[start:]:
+            batch = self.batches[n]
+            yield batch if self.world == 1 else select(batch, range(self.rank, batch.pages, self.world))
+
+
+class PairList(PageList):
+    """The same for pairs."""
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[PairBatch]:  # type: ignore[override]
+        """Batches of an epoch, in a fixed order."""
+        for batch in self.batches[start:]:
+            part = torch.arange(self.rank, batch.pairs, self.world)  # type: ignore[attr-defined]
+            values = batch.sparse.values().view(2, -1)[:, part].flatten()
+            sparse = KeyedJaggedTensor(keys=["left", "right"], values=values, lengths=torch.ones(len(values), dtype=torch.int32))
+            yield PairBatch(sparse, batch.kind[part], batch.weight[part], batch.page[part])  # type: ignore[attr-defined]
