@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from models.metrics import Floats, Ints, Ratio, calibration_bins, sums_by
 
-RESAMPLES = 300
+RESAMPLES = 200
 DETECTABLE = 2.8
 """Standard errors of a difference that a two-sided test at 5 % finds four times in five."""
 _BLOCK = 16
@@ -72,17 +72,18 @@ class Resampler:
         """[R] the AUC over all rows in each resample: pairs across users count, so it is no ratio of sums of users."""
         y, s = np.asarray(clicked, np.float64), np.asarray(score, np.float64)
         w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
-        order = np.argsort(s, kind="stable")
-        order = order[w[order] > 0]
-        starts = np.flatnonzero(np.diff(s[order], prepend=np.nan) != 0)
-        owner, positive, negative = self.cluster[order], (w * y)[order], (w * (1 - y))[order]
+        up, down = np.flatnonzero(w * y > 0), np.flatnonzero(w * (1 - y) > 0)
+        down = down[np.argsort(s[down], kind="stable")]
         out = np.full(self.resamples, np.nan)
-        for r in range(self.resamples if len(starts) else 0):
-            times = self._times[r].astype(np.float64)[owner]
-            up, down = np.add.reduceat(positive * times, starts), np.add.reduceat(negative * times, starts)
-            below = np.cumsum(down) - 0.5 * down
-            pairs = up.sum() * down.sum()
-            out[r] = float(up @ below) / pairs if pairs > 0 else np.nan
+        # The unclicked rows below each clicked one, and those not above it: their mean counts a tie one half.
+        below, not_above = (np.searchsorted(s[down], s[up], side=side) for side in ("left", "right"))
+        lost = np.zeros(len(down) + 1)
+        for r in range(self.resamples if len(up) and len(down) else 0):
+            times = self._times[r]
+            np.cumsum(w[down] * times[self.cluster[down]], out=lost[1:])
+            won = w[up] * times[self.cluster[up]]
+            pairs = won.sum() * lost[-1]
+            out[r] = float(won @ (lost[below] + lost[not_above])) / (2 * pairs) if pairs > 0 else np.nan
         return out
 
     def calibration(self, clicked: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None) -> Floats:

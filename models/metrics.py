@@ -1,7 +1,7 @@
 """Exact metrics of scored items, vectorised: no loop over users or pages, ties are counted exactly, an undefined metric is nan.
 
 Every function takes one row an item. `weight` (default 1) says how much a row counts; rows of weight 0, such as items nobody
-viewed, do not count at all. A metric that the rows cannot define (one class only, no page with a click) is `nan`, never a made-up number.
+viewed, do not count at all. A metric that the rows cannot define (one class only, no page with a click) is `nan`, never made up.
 """
 
 from dataclasses import dataclass
