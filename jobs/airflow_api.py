@@ -1,0 +1,96 @@
+"""The few calls of Airflow's REST API that we use."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+
+from feature_store.errors import MovelineError
+from jobs.airflow_env import password_file
+
+
+class AirflowError(MovelineError):
+    """Airflow refused a request, or a run failed."""
+
+
+class AirflowApi:
+    """A signed-in client of the local Airflow at `url`, as user `admin`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._token = ""
+
+    def _sign_in(self) -> None:
+        try:
+            password = json.loads(password_file().read_text())["admin"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"no password for `admin` in {password_file()} yet") from error
+        answer = httpx.post(f"{self.url}/auth/token", json={"username": "admin", "password": password}, timeout=20)
+        answer.raise_for_status()
+        self._token = answer.json()["access_token"]
+
+    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+        """One request below /api/v2; the answer's JSON.
+
+        Raises
+        ------
+        AirflowError : Airflow answered with an error; the message names the request and Airflow's reason.
+        httpx.HTTPError : it does not answer.
+        """
+        for attempt in range(2):
+            if not self._token:
+                self._sign_in()
+            answer = httpx.request(method, f"{self.url}/api/v2{path}", json=body, params=query or None, timeout=30,
+                                   headers={"Authorization": f"Bearer {self._token}"})
+            if answer.status_code != 401 or attempt:
+                break
+            self._token = ""  # expired
+        if answer.is_error:
+            raise AirflowError(f"Airflow refused {method} {path}: {answer.status_code} {_reason(answer)}")
+        return answer.json() if answer.content else None
+
+    def has_dags(self, names: Iterable[str]) -> bool:
+        """Whether the DAGs are known. Raises AirflowError when a DAG file does not import."""
+        broken = self.call("GET", "/importErrors")["import_errors"]
+        if broken:
+            last = broken[0]["stack_trace"].strip().splitlines()[-1]
+            raise AirflowError(f"{broken[0]['filename']} does not import: {last}")
+        known = {d["dag_id"] for d in self.call("GET", "/dags", limit=100, exclude_stale=True)["dags"]}
+        return set(names) <= known
+
+    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+        """Create a pool unless it exists."""
+        known = {p["name"] for p in self.call("GET", "/pools", limit=100)["pools"]}
+        if name not in known:
+            self.call("POST", "/pools", {"name": name, "slots": slots, "description": description, "include_deferred": False})
+
+    def unpause(self, dag: str) -> None:
+        """Let the scheduler run a DAG."""
+        self.call("PATCH", f"/dags/{dag}", {"is_paused": False})
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        """Start one run by hand; its id."""
+        return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    def backfill(self, dag: str, first: str, last: str, reprocess: str = "completed") -> int:
+        """Queue one run a day, both ends inclusive; the backfill's id."""
+        body = {"dag_id": dag, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "max_active_runs": 1,
+                "reprocess_behavior": reprocess, "run_backwards": False}
+        return int(self.call("POST", "/backfills", body)["id"])
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """Newest runs of a DAG, newest first."""
+        return list(self.call("GET", f"/dags/{dag}/dagRuns", limit=100, order_by="-run_after")["dag_runs"])
+
+    def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """Task instances of one run."""
+        return list(self.call("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances", limit=200)["task_instances"])
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        detail = answer.json().get("detail", answer.text)
+    except ValueError:
+        detail = answer.text
+    return str(detail)[:300]

@@ -1,0 +1,151 @@
+"""`make demo`: everything once, under a real Airflow, then stop what was started."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from feature_store.errors import MovelineError
+from feature_store.home import lake_root, raw_root
+from feature_store.recipe import Recipe, load_recipe
+from feature_store.tables import Lake
+from jobs import follow, inspect_lake, inspect_models, services
+from jobs.preflight import check
+from jobs.run_job import days_asked, run_simulate
+
+_WIDTH = 132
+_BASELINES = ("popularity", "base_rate")
+
+
+def run_demo(conf: Path, data: Path | None, plain: bool) -> None:
+    """Simulate (when the recipe has a simulator), start the services, build the recipe's days, train, show the result, stop.
+
+    Raises
+    ------
+    MovelineError : the machine lacks something, a service does not start, or a task fails.
+    """
+    started = time.monotonic()
+    check()
+    recipe = load_recipe(conf)
+    days = days_asked(recipe, None)
+    if services.running() is not None:
+        raise services.ServiceError("Airflow is already up for this state folder; `moveline run` uses it, `moveline down` stops it")
+    say = _clock(started)
+    with _stops_on_signals():
+        try:
+            if recipe.simulator is not None and data is None:
+                _simulate(recipe, conf, say)
+            found = services.up(conf, data, say)
+            for text in services.where(found):
+                say(text)
+            say(
+                f"building {len(days)} days, {days[0]} to {days[-1]}"
+                + ("" if recipe.has_exposures else "; " + _events_only(recipe))
+            )
+            follow.run_days(found.airflow, days, follow.display(plain))
+        finally:
+            with _deaf():
+                say("stopping what was started")
+                services.down()
+    _report(recipe, conf, data, time.monotonic() - started)
+
+
+def _clock(started: float) -> Any:
+    return lambda text: typer.echo(f"{time.monotonic() - started:6.0f} s  {text}")
+
+
+def _events_only(recipe: Recipe) -> str:
+    return f"{recipe.name} logs events only, no exposures: it stops after movelines, vocabulary and flows"
+
+
+def _simulate(recipe: Recipe, conf: Path, say: Any) -> None:
+    # The stamp is written last: a log that was cut short, or made from other settings, is written again.
+    stamp = raw_root(recipe.name) / "_made_from.json"
+    wanted = json.dumps({"simulator": recipe.simulator, "days": list(recipe.days or ())}, sort_keys=True)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        say(f"using the simulated log that is already in {raw_root(recipe.name)}")
+        return
+    say("writing a simulated log")
+    run_simulate(conf, say)
+    stamp.write_text(wanted)
+
+
+@contextmanager
+def _stops_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo the way Ctrl-C does: through `finally`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """A second Ctrl-C does not interrupt the stopping itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> None:
+    console = Console(width=None if Console().is_terminal else _WIDTH)
+    rows = inspect_lake.overview(Lake(lake_root(recipe.name)))
+    if not rows:
+        raise MovelineError(f"{recipe.name}: no table was built")
+    console.print(_grid(f"{recipe.name}: {rows[0]['first']} to {rows[0]['last']}", rows))
+    if not recipe.has_exposures:
+        console.print(_events_only(recipe) + ".")
+    trained = [r for r in inspect_models.versions() if r["model"].startswith(f"{recipe.name}-") and r["alias"]]
+    if trained:
+        console.print(_grid("registered models", [{k: r[k] for k in ("model", "version", "alias", "day")} for r in trained]))
+        metrics = [m for r in trained for m in inspect_models.beside_baselines(r)]
+        if metrics:
+            console.print(_grid("on the test day (higher is better; for log loss and calibration error lower is)", metrics))
+    elif recipe.has_exposures and recipe.models:
+        log = services.log_file("scheduler")
+        raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")
+    again = f"--conf {conf}" + (f" --data {data}" if data else "")
+    console.print(f"Took {seconds:.0f} s. Nothing is running any more. Look further:")
+    for command, why in (
+        (f"moveline up {again}", "start Airflow and MLflow again and click through their pages"),
+        (
+            f"moveline tables --conf {conf}",
+            "days, rows and versions of the tables; `moveline tables rejects`: what was refused, why",
+        ),
+        ("moveline models", "registered versions and their metrics"),
+        (f"moveline daily {again}", "build the tables again without Airflow: nothing changed, so everything is skipped"),
+    ):
+        console.print(f"  .venv/bin/{command}\n      {why}", highlight=False)
+
+
+def _grid(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for key, value in rows[0].items():
+        table.add_column(key, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table

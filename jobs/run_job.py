@@ -1,0 +1,125 @@
+"""Run one job for some days: what `moveline JOB` and `spark-submit jobs/main.py JOB` both do."""
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_store.errors import ConfigError, InputError
+from feature_store.home import lake_root, raw_root
+from feature_store.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from jobs.day import DayResult
+
+TABLE_JOBS = ("ingest", "movelines", "visits", "vocabulary", "pages", "pairs", "flows", "daily")
+"""Jobs that build days of tables, in the order in which a day needs them; `daily` is all of them in one application."""
+_NEED_EXPOSURES = ("pages", "pairs")
+
+
+def data_folder(recipe: Recipe, data: str | None) -> Path:
+    """Folder that the relative paths of a recipe's inputs are resolved against.
+
+    Raises
+    ------
+    InputError : the recipe is for a real log and no folder was given, or it does not exist.
+    """
+    if not data:
+        if recipe.simulator is None:
+            raise InputError(f"recipe {recipe.name} reads a real log: say where it lies with --data FOLDER (make: DATA=FOLDER)")
+        return raw_root(recipe.name)
+    if "://" not in data and not Path(data).is_dir():
+        raise InputError(f"--data {data}: no such folder")
+    return Path(data)
+
+
+def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
+    """Days named by `--ds`: one day, `FIRST..LAST`, or (None) every day of the recipe.
+
+    Raises
+    ------
+    ConfigError : not a day, or no day is given and the recipe names none.
+    """
+    if not ds:
+        if recipe.days is None:
+            raise ConfigError(
+                f"recipe {recipe.name} has no `days`: say which day to build, --ds 2026-05-01 or --ds 2026-05-01..2026-05-03"
+            )
+        return [str(day) for day in recipe.days]
+    first, _, last = ds.partition("..")
+    try:
+        start, end = date.fromisoformat(first), date.fromisoformat(last or first)
+    except ValueError as error:
+        raise ConfigError(f"--ds {ds}: {error}; a day is written 2026-05-01, several 2026-05-01..2026-05-03") from error
+    if end < start:
+        raise ConfigError(f"--ds {ds}: the last day lies before the first")
+    return [str(date.fromordinal(n)) for n in range(start.toordinal(), end.toordinal() + 1)]
+
+
+def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Callable[[str], None]) -> list["DayResult"]:
+    """Build the table(s) of one job for some days, in one Spark session; one line is said for each day of each table."""
+    from feature_store.session import spark_session
+    from feature_store.tables import Lake
+
+    recipe = load_recipe(conf)
+    days = days_asked(recipe, ds)
+    if job in _NEED_EXPOSURES and not recipe.has_exposures:
+        say(f"{job}: {recipe.name} logs events only (no exposures), nothing to build")
+        return []
+    folder = data_folder(recipe, data) if job in ("ingest", "daily") else None
+    lake = Lake(lake_root(recipe.name))
+    spark = spark_session(f"moveline {job} {recipe.name}")
+    results: list[DayResult] = []
+    try:
+        for day in days:
+            for result in _as_list(_build(job, spark, recipe, lake, day, folder, conf)):
+                results.append(result)
+                say(line(result))
+    finally:
+        spark.stop()
+    return results
+
+
+def _build(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: Path | None, conf: Path) -> Any:
+    module = import_module(f"jobs.{job}")
+    if job == "daily":
+        return module.run_day(spark, recipe, lake, day, folder, conf)
+    if job == "ingest":
+        return module.build(spark, recipe, lake, day, folder, conf)
+    return module.build(spark, recipe, lake, day)
+
+
+def _as_list(found: Any) -> Iterable["DayResult"]:
+    return found if isinstance(found, list) else [found]
+
+
+def line(result: "DayResult") -> str:
+    """One day of one table in one line."""
+    counts = ", ".join(f"{name} {n:,}" for name, n in sorted(result.counts.items()) if n and name not in ("in", "out"))
+    came = f" of {result.counts['in']:,} read" if "in" in result.counts else ""
+    parts = [
+        f"{result.ds} {result.table:<12} {result.status:<9} {result.rows:>9,} rows{came} {result.seconds:6.1f} s",
+        counts,
+        result.note,
+    ]
+    return "  ".join(p for p in parts if p)
+
+
+def run_simulate(conf: Path, say: Callable[[str], None]) -> Path:
+    """Write the simulated log of a recipe; its folder."""
+    recipe = load_recipe(conf)
+    if recipe.simulator is None:
+        raise ConfigError(f"{conf}: has no `simulator` section; conf/simulated.yaml has one")
+    from feature_store.session import spark_session
+    from jobs.simulate import simulate
+
+    root = raw_root(recipe.name)
+    spark = spark_session(f"moveline simulate {recipe.name}")
+    try:
+        simulate(spark, recipe, root)
+    finally:
+        spark.stop()
+    say(f"wrote the simulated log of {recipe.name} below {os.path.relpath(root)}")
+    return root

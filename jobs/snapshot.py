@@ -1,0 +1,67 @@
+"""Which tables a training run would use, and whether all of its days are there."""
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from feature_store.recipe import Recipe
+from feature_store.tables import Lake, fingerprint
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tables of one training window.
+
+    Attributes
+    ----------
+    recipe, day : name of the recipe, last day of the window (`YYYY-MM-DD`). reason : why it cannot be trained on, "" when it can.
+    fingerprint : digest of the tables' content and of the settings of split and models. rows, versions : by table.
+    """
+
+    recipe: str
+    day: str
+    reason: str
+    fingerprint: str = ""
+    rows: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+
+def window(recipe: Recipe, day: str) -> list[str]:
+    """The days of the training run whose last day is `day`, ascending.
+
+    Examples
+    --------
+    >>> from feature_store.recipe import Recipe
+    >>> recipe = Recipe.model_validate({"name": "x", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]}})
+    >>> window(recipe, "2026-05-03")
+    ['2026-05-01', '2026-05-02', '2026-05-03']
+    """
+    last = date.fromisoformat(day)
+    count = recipe.split.train_days + recipe.split.test_days
+    return [str(last - timedelta(days=n)) for n in reversed(range(count))]
+
+
+def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:
+    """State of the tables of the window that ends with `day`."""
+    if not recipe.has_exposures:
+        return Snapshot(recipe.name, day, f"{recipe.name} logs events only (no exposures): nothing to rank, so nothing is trained")
+    if not recipe.models:
+        return Snapshot(recipe.name, day, f"{recipe.name} names no models under `models`: nothing is trained")
+    days = window(recipe, day)
+    parts: dict[str, str] = {}
+    rows: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    for name in ("pages", "pairs"):
+        table = lake.table(name)
+        delta = table.open() if table.exists() else None
+        found = {d: table.day(d, delta) for d in days} if delta else {}
+        missing = [d for d in days if found.get(d) is None]
+        if missing:
+            return Snapshot(
+                recipe.name, day, f"training needs the days {days[0]} to {days[-1]}; {name} still lacks {', '.join(missing)}"
+            )
+        commits = [c for c in found.values() if c is not None]
+        parts.update({f"{name}/{c.ds}": c.digest for c in commits})
+        rows[name] = sum(c.rows for c in commits)
+        versions[name] = delta.version() if delta else 0
+    settings = {"split": recipe.split.model_dump_json(), "models": str(sorted(recipe.models.items()))}
+    return Snapshot(recipe.name, day, "", fingerprint({**parts, **settings}), rows, versions)
