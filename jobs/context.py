@@ -1,0 +1,191 @@
+"""What was known of a user at a cut: the last tokens of the moveline and the last visits, exact also when rows arrive late.
+
+A row cut at t uses a token only if event_time < t - delay and available_time <= t, and a visit only if closed_time < t - delay and
+available_time <= t. Both are one condition, `ready <= t`, with ready = max(time + delay + 1 microsecond, available_time).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+
+from feature_store.contracts import FLOWS
+from feature_store.recipe import Movelines
+from feature_store.session import spark_schema
+from jobs.pieces import changes, lists, micros, offsets_of, pieces, plain, spans, user_starts
+
+CODE = ("jobs.context", "jobs.pieces")
+"""Modules whose change makes every table with a context run again."""
+
+_TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id"]
+_VISIT = ["entry_time", "closed_time", "available_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted"]
+_SCHEMA = pa.schema([f for f in FLOWS.schema if f.name.startswith(("moveline_", "visit_"))])
+CONTEXT_COLUMNS: tuple[str, ...] = tuple(_SCHEMA.names)
+"""Columns that `with_context` adds, in order."""
+
+_DAY = 86_400 * 1_000_000
+_CHUNK = 65_536
+_MAX_LOOKED_AT = 1_048_576
+"""Tokens (or visits) looked at in one step: a user with very many cuts is worked on in several."""
+
+
+def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, settings: Movelines,
+                 partitions: int | None = None) -> DataFrame:
+    """Attach to every cut what was known of its user then.
+
+    One shuffle, by user. A task holds about `_CHUNK` rows (or one user, when that is more) and `_MAX_LOOKED_AT` tokens of context.
+
+    Parameters
+    ----------
+    cuts : any rows with `user_id` and `cut_time`, none null; no columns of maps. movelines, visits : rows of the days that may
+        be used; tokens and visits more than `settings.days` times 24 hours before the cut are not.
+    partitions : number of partitions (by hash of the user); None leaves it to Spark.
+
+    Returns
+    -------
+    The columns of `cuts` and `CONTEXT_COLUMNS`, oldest first, sorted by (user_id, cut_time) in each partition.
+    """
+    tokens = movelines.select("user_id", F.lit(0).alias("kind"), F.element_at("event_time", 1).alias("at"),
+                              F.struct(*_TOKEN).alias("tokens"))
+    top = F.get("categories", F.lit(0)).alias("category")
+    stays = visits.select("user_id", F.lit(1).alias("kind"), F.col("closed_time").alias("at"),
+                          F.struct(*_VISIT, top).alias("visit"))
+    wanted = cuts.select("user_id", F.lit(2).alias("kind"), F.col("cut_time").alias("at"), F.struct(*cuts.columns).alias("cut"))
+    rows = tokens.unionByName(stays, True).unionByName(wanted, True)
+    spread = rows.repartition("user_id") if partitions is None else rows.repartition(partitions, "user_id")
+    ordered = spread.sortWithinPartitions("user_id", "kind", "at", "visit", "cut")
+    shape = StructType([*cuts.schema.fields, *spark_schema(_SCHEMA).fields])
+    return ordered.mapInArrow(_attach(to_arrow_schema(shape), settings), shape)
+
+
+def _attach(schema: pa.Schema, settings: Movelines) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def attach(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for piece in pieces(batches, user_starts, rows=_CHUNK):
+            yield from _piece(piece.table.slice(0, piece.done), schema, settings)
+
+    return attach
+
+
+def _piece(table: pa.Table, schema: pa.Schema, settings: Movelines) -> Iterator[pa.RecordBatch]:
+    users = np.zeros(table.num_rows, np.int64)
+    users[changes(table["user_id"])[1:]] = 1
+    users = np.cumsum(users)
+    kind = plain(table["kind"]).to_numpy()
+    rows = [np.flatnonzero(kind == k) for k in range(3)]
+    if not len(rows[2]):
+        return
+    tokens = _Walk.of_movelines(plain(table["tokens"]).take(pa.array(rows[0])), users[rows[0]], settings)
+    visits = _Walk.of_visits(plain(table["visit"]).take(pa.array(rows[1])), users[rows[1]], settings)
+    cuts = plain(table["cut"]).take(pa.array(rows[2]))
+    user, time = users[rows[2]], micros(plain(table["at"]).take(pa.array(rows[2])))
+    widest = max(settings.tokens, settings.visits, 1)
+    reach = [tokens.reach(user, time, settings.tokens), visits.reach(user, time, settings.visits)]
+    looked_at = np.maximum(np.maximum(reach[0][1], reach[1][1]), widest)
+    for first, last in _blocks(looked_at):
+        part = slice(first, last)
+        known = [walk.last(start[part], length[part], time[part], most)
+                 for walk, (start, length), most in zip((tokens, visits), reach, (settings.tokens, settings.visits), strict=True)]
+        columns = [*cuts.slice(first, last - first).flatten(), *known[0], *known[1]]
+        yield pa.RecordBatch.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _blocks(weights: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Spans of rows whose weights add up to at most `_MAX_LOOKED_AT` (or one row)."""
+    total = np.cumsum(weights)
+    first = 0
+    while first < len(weights):
+        before = total[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(total, before + _MAX_LOOKED_AT, side="right")))
+        yield first, last
+        first = last
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Tokens (or visits) of some users, sorted by user and time.
+
+    Attributes
+    ----------
+    user, time, ready : [n] int64. late : [n] bool, a later entry of the user is ready sooner.
+    earliest : [n] int64, when the first of this and all later entries of the user is ready (never falls within a user).
+    values : the columns to hand out. window : how far before a cut an entry may lie, microseconds.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    ready: np.ndarray
+    late: np.ndarray
+    earliest: np.ndarray
+    values: list[pa.Array]
+    window: int
+
+    @classmethod
+    def of_movelines(cls, rows: pa.StructArray, user: np.ndarray, settings: Movelines) -> "_Walk":
+        columns = dict(zip(_TOKEN, rows.flatten(), strict=True))
+        lengths = pc.list_value_length(columns["event_time"]).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = {name: column.flatten() for name, column in columns.items()}
+        names = ("event_time", "scene", "action", "item_id", "category_id")
+        times = micros(flat["event_time"]), micros(flat["available_time"])
+        return cls._of(np.repeat(user, lengths), *times, [flat[n] for n in names], settings)
+
+    @classmethod
+    def of_visits(cls, rows: pa.StructArray, user: np.ndarray, settings: Movelines) -> "_Walk":
+        flat = dict(zip([*_VISIT, "category"], rows.flatten(), strict=True))
+        names = ("entry_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted", "category")
+        return cls._of(user, micros(flat["closed_time"]), micros(flat["available_time"]), [flat[n] for n in names], settings)
+
+    @classmethod
+    def _of(cls, user: np.ndarray, time: np.ndarray, available: np.ndarray, values: list[pa.Array], settings: Movelines) -> "_Walk":
+        ready = np.maximum(time + settings.delay_s * 1_000_000 + 1, available)
+        # The running minimum from the right, within each user: ranks are lifted by the user's number, so that it starts anew.
+        order = np.argsort(ready, kind="stable")
+        rank = np.empty(len(ready), np.int64)
+        rank[order] = np.arange(len(ready))
+        lifted = user * len(ready) + rank
+        least = np.minimum.accumulate(lifted[::-1])[::-1]
+        earliest = ready[order][least - user * len(ready)]
+        return cls(user, time, ready, ready > earliest, earliest, values, settings.days * _DAY)
+
+    def reach(self, user: np.ndarray, cut: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where to look for the last `most` entries ready at each cut: ([m] start, [m] length), late ones in between included.
+
+        Every entry from start + length on is not ready, and only late ones before it may not be.
+        """
+        end = _before(self.user, self.earliest, user, cut + 1)
+        first = np.minimum(_before(self.user, self.time, user, cut - self.window), end)
+        prompt = np.flatnonzero(~self.late)
+        seen = offsets_of(~self.late)
+        target = seen[end] - most
+        inside = target >= seen[first]
+        start = first if not len(prompt) else np.where(inside, prompt[np.clip(target, 0, len(prompt) - 1)], first)
+        start = np.where(most == 0, end, np.maximum(start, first))
+        return start, end - start
+
+    def last(self, start: np.ndarray, length: np.ndarray, cut: np.ndarray, most: int) -> list[pa.ListArray]:
+        """The last `most` entries ready at each cut, as lists, one array for each column of `values`."""
+        at = spans(start, length)
+        row = np.repeat(np.arange(len(start)), length)
+        known = self.ready[at] <= np.repeat(cut, length)
+        at, row = at[known], row[known]
+        counts = np.bincount(row, minlength=len(start))
+        from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(at))
+        at = pa.array(at[from_end <= most])
+        offsets = offsets_of(np.minimum(counts, most))
+        return [lists(offsets, column.take(at)) for column in self.values]
+
+
+def _before(user: np.ndarray, time: np.ndarray, other: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """[m] int64, for each cut the number of entries that sort strictly before (its user, its time); entries are sorted by both."""
+    is_entry = np.concatenate((np.zeros(len(other), bool), np.ones(len(user), bool)))
+    order = np.lexsort((is_entry, np.concatenate((cut, time)), np.concatenate((other, user))))
+    sorted_entry = is_entry[order]
+    count = np.cumsum(sorted_entry)
+    result = np.empty(len(other), np.int64)
+    result[order[~sorted_entry]] = count[~sorted_entry]
+    return result

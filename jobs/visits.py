@@ -1,0 +1,170 @@
+"""Visits: a user's walk of events and page impressions as stays in scenes, each on the day it closed.
+
+A visit is a maximal run of steps in one scene without a pause of more than `visit_gap_s`. It closes at the next step when that
+comes within the pause, else `visit_gap_s` after its last step. A day needs the walk of the day and of the day before: a visit
+that is older still is cut at the start of the day before.
+
+A step that became available later than the source promises (`source.available_delay_s`, or `movelines.delay_s` when that is more)
+is *late* and no part of the walk: otherwise its arrival would change visits that were already used. So a visit and everything
+it says is known at closed_time plus that delay, which is its available_time.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from feature_store.contracts import VISITS, Columns
+from feature_store.recipe import Recipe
+from feature_store.session import spark_schema
+from feature_store.tables import Lake
+from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
+from jobs.pieces import changes, lists, micros, pieces, plain
+
+_CODE = ("jobs.pieces", "jobs.visits")
+_TOP = 3
+_SCHEMA = pa.schema([f for f in VISITS.schema if f.name != Columns.DS])
+_SECOND = 1_000_000
+
+
+def walk(events: DataFrame, exposures: DataFrame, clicked_actions: list[str], carted_actions: list[str]) -> DataFrame:
+    """The steps of all users: one for an event, and one for a page shown, which is an impression in the page's scene.
+
+    Returns
+    -------
+    user_id, at (time), is_page (0 or 1), seq, id (ties in this order), available_time, scene, n_shown (viewed items), n_clicked and
+    n_carted (0 or 1), category_id.
+    """
+    tokens = events.select(
+        "user_id", F.col("event_time").alias("at"), F.lit(0).alias("is_page"), "seq", F.col("event_id").alias("id"),
+        "available_time", "scene", F.lit(0).alias("n_shown"), _one_of(clicked_actions).alias("n_clicked"),
+        _one_of(carted_actions).alias("n_carted"), "category_id")
+    shown = exposures.groupBy("user_id", F.col("shown_time").alias("at"), "page_id", "scene").agg(
+        F.max("available_time").alias("available_time"), F.sum(F.col("viewed").cast("int")).cast("int").alias("n_shown"))
+    impressions = shown.select(
+        "user_id", "at", F.lit(1).alias("is_page"), F.lit(0).cast("long").alias("seq"), F.col("page_id").alias("id"),
+        "available_time", "scene", "n_shown", F.lit(0).alias("n_clicked"), F.lit(0).alias("n_carted"),
+        F.lit(None).cast("string").alias("category_id"))
+    return tokens.unionByName(impressions)
+
+
+def _one_of(actions: list[str]) -> Column:
+    return F.col("action").isin(actions).cast("int")
+
+
+def is_late(patience_s: int) -> Column:
+    """Whether a step of the walk became available more than `patience_s` seconds after it happened."""
+    return F.unix_micros("available_time") > F.unix_micros("at") + patience_s * _SECOND
+
+
+def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
+    """The visits of all users, from the steps of `walk` that are not late.
+
+    Parameters
+    ----------
+    steps : see `walk`. gap_s : a pause longer than this many seconds closes a visit. patience_s : see `is_late`.
+
+    Returns
+    -------
+    The columns of the `visits` contract without `ds`.
+    """
+    order = ["user_id", "at", "is_page", "seq", "id"]
+    used = ["user_id", "at", "is_page", "scene", "n_shown", "n_clicked", "n_carted", "category_id"]
+    ordered = steps.where(~is_late(patience_s)).repartition("user_id").sortWithinPartitions(*order).select(*used)
+    return ordered.mapInArrow(_stay(gap_s * _SECOND, patience_s * _SECOND), spark_schema(_SCHEMA))
+
+
+def _stay(gap: int, patience: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def stay(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # A piece ends where a visit ends, not where a user ends: one very active user is never gathered whole.
+        for piece in pieces(batches, lambda table: _starts(table, gap)):
+            yield _visits_of(piece.table, piece.done, gap, patience)
+
+    return stay
+
+
+def _starts(table: pa.Table, gap: int) -> np.ndarray:
+    at = micros(plain(table["at"]))
+    starts = [changes(table["user_id"]), changes(table["scene"]), np.flatnonzero(np.diff(at) > gap) + 1]
+    return np.unique(np.concatenate(starts))
+
+
+def _visits_of(table: pa.Table, done: int, gap: int, patience: int) -> pa.RecordBatch:
+    """Visits of the first `done` rows; the row after them, where there is one, may be what closed the last."""
+    starts = _starts(table, gap)
+    ends = np.append(starts, table.num_rows)[1:]
+    starts, ends = starts[ends <= done], ends[ends <= done]
+    at = micros(plain(table["at"]))
+    user = np.zeros(table.num_rows, np.int64)
+    user[changes(table["user_id"])[1:]] = 1
+    user = np.cumsum(user)
+    after = np.minimum(ends, table.num_rows - 1)
+    last = at[ends - 1]
+    followed = (ends < table.num_rows) & (user[after] == user[starts]) & (at[after] - last <= gap)
+    closed = np.where(followed, at[after], last + gap)
+    dwell = np.where(followed, at[after], last) - at[starts]
+    counted = [_ints(table, "n_shown"), _ints(table, "n_clicked"), _ints(table, "n_carted"), 1 - _ints(table, "is_page")]
+    sums = [pa.array(np.add.reduceat(values[:done], starts).astype(np.int32)) for values in counted]
+    chosen = pa.array(starts)
+    return pa.RecordBatch.from_arrays([
+        plain(table["user_id"]).take(chosen), plain(table["scene"]).take(chosen), _times(at[starts]), _times(closed),
+        _times(closed + patience), pa.array(dwell // 1_000), *sums,
+        _top_categories(plain(table["category_id"]).slice(0, done), np.repeat(np.arange(len(starts)), ends - starts), len(starts)),
+    ], schema=_SCHEMA)
+
+
+def _ints(table: pa.Table, name: str) -> np.ndarray:
+    return plain(table[name]).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _times(values: np.ndarray) -> pa.Array:
+    return pa.array(values).cast(pa.timestamp("us", tz="UTC"))
+
+
+def _top_categories(category: pa.Array, visit: np.ndarray, n_visits: int) -> pa.ListArray:
+    """The `_TOP` most frequent categories of each visit, by count, then name."""
+    known = pc.is_valid(category).to_numpy(zero_copy_only=False)
+    coded = category.filter(pa.array(known)).dictionary_encode()
+    names = coded.dictionary
+    rank = np.empty(len(names), np.int64)
+    rank[pc.sort_indices(names).to_numpy()] = np.arange(len(names))
+    size = max(len(names), 1)
+    keys, counts = np.unique(visit[known] * size + rank[coded.indices.to_numpy()], return_counts=True)
+    of = keys // size
+    order = np.lexsort((keys, -counts, of))
+    a_visit = np.bincount(of, minlength=n_visits)
+    place = np.arange(len(keys)) - np.repeat(np.cumsum(a_visit) - a_visit, a_visit)
+    chosen = (keys % size)[order][place < _TOP]
+    offsets = np.concatenate(([0], np.cumsum(np.minimum(a_visit, _TOP))))
+    return lists(offsets, names.take(pc.sort_indices(names)).take(pa.array(chosen)))
+
+
+def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult:
+    """Build a day of `visits` from the events and exposures of the day and of the day before."""
+    used = recipe.movelines
+    patience = max(used.delay_s, recipe.source.available_delay_s)
+    config = {"gap_s": used.visit_gap_s, "patience_s": patience, "clicked": used.clicked_actions, "carted": used.carted_actions}
+    days = days_until(ds, 2)
+
+    def make(_: object) -> Made:
+        events, exposures = lake.read(spark, "events", days), lake.read(spark, "exposures", days)
+        steps = walk(events, exposures, used.clicked_actions, used.carted_actions)
+        seen = Observation(f"visits/{ds}")
+        start, end = F.lit(day_start(ds)), F.lit(day_start(ds) + timedelta(1))
+        closed, n = F.col("closed_time"), F.col("n_tokens")
+        every = visits(steps, used.visit_gap_s, patience).observe(
+            seen, F.sum(F.when(closed < start, n)).alias("before"), F.sum(F.when(closed >= end, n)).alias("open"))
+        frame = every.where((closed >= start) & (closed < end)).withColumn(Columns.DS, F.lit(ds))
+
+        def counts(written: DataFrame) -> dict[str, int]:
+            late = events.select(F.col("event_time").alias("at"), "available_time").where(is_late(patience)).count()
+            other = {"closed_before": seen.get["before"] or 0, "still_open": seen.get["open"] or 0, "late": late}
+            return {"in": events.count(), "out": written.agg(F.sum("n_tokens")).first()[0] or 0, **other}
+
+        return Made(frame, counts)
+
+    return build_day(lake.table("visits"), ds, lambda: inputs_of(lake, {"events": days, "exposures": days}, _CODE, config), make)
