@@ -46,6 +46,7 @@ class Contract:
     key : columns that name a row within a day.
     sort : columns by which rows are ordered inside a day's files.
     partition : partition columns; a commit replaces one value of all of them together.
+    serial : one writer for all days together: what a day holds depends on every other day.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Contract:
     key: tuple[str, ...]
     sort: tuple[str, ...]
     partition: tuple[str, ...] = ("ds",)
+    serial: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -241,6 +243,7 @@ VOCABULARY = Contract(
     ]),
     key=("field", "id"),
     sort=("field", "index"),
+    serial=True,
 )
 
 CONTRACTS = {c.name: c for c in (

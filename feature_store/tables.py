@@ -83,7 +83,9 @@ class DayWriter:
         self.partition = dict(partition)
         self._delta = delta
         self._app = "/".join(f"{k}={v}" for k, v in sorted(self.partition.items()))
-        self._next = (delta.transaction_version(self._app) or 0) + 1
+        # A serial table has one more application transaction, which every day's commit counts up.
+        names = [self._app, "every day"] if table.contract.serial else [self._app]
+        self._next = {name: (delta.transaction_version(name) or 0) + 1 for name in names}
 
     def commit(self, frame: DataFrame, *, counts: Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]],
                inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
@@ -145,7 +147,7 @@ class DayWriter:
                 for name, size, rows in written.files]
         note = {f"moveline.{k}": json.dumps(v) for k, v in vars(commit).items() if k != "version"}
         note["moveline.partition"] = self._app
-        properties = CommitProperties(custom_metadata=note, app_transactions=[Transaction(self._app, self._next)])
+        properties = CommitProperties(custom_metadata=note, app_transactions=[Transaction(*n) for n in self._next.items()])
         self._commit_once_nobody_was_first(adds, properties)
         found = self.table.day(self.partition)
         if found is None:
@@ -158,7 +160,7 @@ class DayWriter:
         reason = ""
         for attempt in range(_ATTEMPTS):
             delta = self.table.open()
-            if (delta.transaction_version(self._app) or 0) + 1 != self._next:
+            if any((delta.transaction_version(name) or 0) + 1 != number for name, number in self._next.items()):
                 break
             try:
                 delta.create_write_transaction(
