@@ -1,0 +1,120 @@
+"""Flows against plain Python on random walks, and that a context never holds what comes after its cut."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from feature_store.contracts import MOVELINES
+from feature_store.recipe import Flows, Recipe
+from feature_store.session import spark_schema
+from feature_store.tables import Lake
+from jobs.flows import build, cut_counts, cuts
+
+DAY = "2026-01-05"
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+Token = tuple[int, str, str, str | None]
+"""Seconds after noon, scene, action, item."""
+
+
+def movelines(spark: SparkSession, walks: dict[str, list[Token]], ds: str = DAY) -> DataFrame:
+    start = NOON - timedelta(days=(datetime(2026, 1, 5) - datetime.fromisoformat(ds)).days)
+    rows = []
+    for user, tokens in walks.items():
+        times = [start + timedelta(seconds=t[0]) for t in tokens]
+        columns = [[t[n] for t in tokens] for n in (1, 2, 3)]
+        category = [None if t[3] is None else f"c{t[3]}" for t in tokens]
+        rows.append((user, times, times, *columns, category, [None] * len(tokens), len(tokens), 0, ds))
+    return spark.createDataFrame(rows, spark_schema(MOVELINES.schema))
+
+
+def random_walks(seed: int, users: int, longest: int) -> dict[str, list[Token]]:
+    draw = random.Random(seed)
+    walks: dict[str, list[Token]] = {}
+    for n in range(users):
+        times = sorted(draw.randint(0, longest) for _ in range(draw.randint(0, longest)))
+        walks[f"u{n}"] = [(t, draw.choice("xy"), draw.choice(["click", "view"]), draw.choice([None, "a", "b", "c"])) for t in times]
+    return walks
+
+
+def expected(walks: dict[str, list[Token]], settings: Flows) -> dict[tuple[str, int], list[Token]]:
+    """Every possible cut with its future, one token at a time."""
+    found = {}
+    for user, tokens in walks.items():
+        interests: list[Token] = []
+        last = None
+        for token in tokens:
+            if token[3] is None or (settings.actions is not None and token[2] not in settings.actions):
+                continue
+            if token[3] != last:
+                interests.append(token)
+            last = token[3]
+        for place, token in enumerate(interests):
+            found.setdefault((user, token[0]), interests[place:place + settings.future])
+    return found
+
+
+def as_dict(frame: DataFrame) -> dict[tuple[str, int], list[Token]]:
+    def seconds(time: datetime) -> int:
+        return int((time.astimezone(UTC) - NOON).total_seconds())
+
+    def future(row: Row) -> list[Token]:
+        times = [seconds(t) for t in row.future_time]
+        return list(zip(times, row.future_scene, row.future_action, row.future_item, strict=True))
+
+    rows = frame.collect()
+    found = {(r.user_id, seconds(r.cut_time)): future(r) for r in rows}
+    assert len(found) == len(rows)
+    assert all(r.future_category == [f"c{i}" for i in r.future_item] for r in rows)
+    return found
+
+
+@pytest.mark.parametrize("actions", [None, ["click"]])
+def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list[str] | None) -> None:
+    settings = Flows(future=3, cuts_a_day=1_000, actions=actions)
+    walks = random_walks(1, 50, 25)
+    frame = movelines(spark, walks)
+    want = expected(walks, settings)
+    assert as_dict(cuts(frame, settings)) == want and len(want) > 100
+    counts = cut_counts(frame, settings)
+    assert counts["in"] == len(want) + counts["merged"] + counts["same_time"] and counts["not_chosen"] == 0
+    assert min(counts["merged"], counts["same_time"]) > 0
+
+
+def test_chosen_cuts_are_a_capped_part_that_partitions_do_not_change(spark: SparkSession) -> None:
+    walks = random_walks(2, 40, 30)
+    frame, every = movelines(spark, walks), expected(walks, Flows(future=4))
+    some = as_dict(cuts(frame, Flows(future=4, cuts_a_day=2)))
+    assert some == as_dict(cuts(frame.repartition(5), Flows(future=4, cuts_a_day=2)))
+    assert all(every[key] == future for key, future in some.items())
+    for user in walks:
+        assert sum(u == user for u, _ in some) == min(2, sum(u == user for u, _ in every))
+    counts = cut_counts(frame, Flows(future=4, cuts_a_day=2))
+    assert counts["in"] == len(some) + counts["merged"] + counts["same_time"] + counts["not_chosen"]
+
+
+def test_a_built_row_knows_nothing_from_its_cut_on(spark: SparkSession, lake: Lake) -> None:
+    settings = {"flows": {"future": 3, "cuts_a_day": 100}, "movelines": {"days": 2, "tokens": 4}}
+    recipe = Recipe.model_validate({"name": "t", **settings, "source": {
+        "inputs": {"raw": {"path": "x"}}, "events": [{"from": "raw", "columns": {}}]}})
+    # A user without tokens has no row in a real table of movelines.
+    yesterday, today = ({user: w for user, w in random_walks(*args).items() if w} for args in ((3, 12, 10), (4, 12, 20)))
+    for ds, walks in (("2026-01-04", yesterday), (DAY, today)):
+        lake.table("movelines").begin(ds).commit(movelines(spark, walks, ds), counts={}, inputs={"x": ds})
+    result = build(spark, recipe, lake, DAY)
+    rows = lake.read(spark, "flows", [DAY]).collect()
+    assert result.status == "built" and result.rows == len(rows) == len(expected(today, recipe.flows)) > 50
+    assert result.counts["in"] == sum(n for name, n in result.counts.items() if name != "in")
+    for row in rows:
+        cut = (row.cut_time.astimezone(UTC) - NOON).total_seconds()
+        before = [("y", t[3]) for t in yesterday.get(row.user_id, [])] + [("t", t[3]) for t in today[row.user_id] if t[0] < cut]
+        assert row.moveline_item == [i for _, i in before[-4:]]
+        assert all(t < row.cut_time for t in row.moveline_time) and all(t >= row.cut_time for t in row.future_time)
+    assert build(spark, recipe, lake, DAY).status == "skipped"
+
+
+def test_a_day_without_interests_has_no_flows(spark: SparkSession) -> None:
+    for walks in ({}, {"u": [(1, "x", "view", None)], "v": []}):
+        assert cuts(movelines(spark, walks), Flows()).count() == 0
+        assert sum(cut_counts(movelines(spark, walks), Flows()).values()) == 0
