@@ -40,7 +40,7 @@ def capacities(vocabulary_sizes: Mapping[str, int], previous: Mapping[str, int] 
 
 def initial_rows(table: str, rows: int, dim: int, seed: int) -> Tensor:
     """[rows, dim] starting values of a table. Row i is the same for any number of rows, so growing changes no row."""
-    generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(table.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{table}".encode()))
     return (torch.rand(rows, dim, generator=generator) - 0.5) * 0.1
 
 

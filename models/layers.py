@@ -95,7 +95,7 @@ class TargetAttention(nn.Module):
         own = self.item(queries).view(pages, items * self.hidden, 1)
         hidden = torch.baddbmm(own, mixed.view(pages, -1, dim), keys.transpose(1, 2))
         hidden = F.leaky_relu(hidden, 0.1).view(pages * items, self.hidden, keys.shape[1])
-        score = torch.matmul(self.out, hidden).view(pages, items, -1) + self.bias
+        score = torch.bmm(self.out.expand(pages * items, 1, self.hidden), hidden).view(pages, items, -1) + self.bias
         score = score.masked_fill(~mask[:, None, :], float("-inf"))
         return F.softmax(F.pad(score, (1, 0)), dim=2)[:, :, 1:]
 

@@ -1,0 +1,80 @@
+"""One line that says how training goes: a live one on a terminal, log lines otherwise."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from feature_store.batch import PageBatch, PairBatch
+
+log = logging.getLogger("moveline.train")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Meter:
+    """Counts of one stretch of training: losses, pages, items, and the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.waiting = 0.0
+        self.units = 0
+        self.items = 0
+        self.losses: list[float] = []
+
+    def waited(self, batches: Iterator[PageBatch | PairBatch]) -> PageBatch | PairBatch | None:
+        """The next batch, None at the end; the time it takes is data-wait."""
+        start = time.perf_counter()
+        batch = next(batches, None)
+        self.waiting += time.perf_counter() - start
+        return batch
+
+    def did(self, batch: PageBatch | PairBatch, loss: float) -> None:
+        """Count one step."""
+        self.units += batch.pages if isinstance(batch, PageBatch) else batch.pairs
+        self.items += batch.items if isinstance(batch, PageBatch) else batch.pairs
+        self.losses.append(loss)
+
+    def figures(self) -> dict[str, float]:
+        """Rates of this rank, data-wait share and memory."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {"seconds": round(seconds, 3), "pages_per_s": round(self.units / seconds, 1),
+                "items_per_s": round(self.items / seconds, 1), "data_wait": round(self.waiting / seconds, 4),
+                "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1)}
+
+    def line(self) -> str:
+        """The figures in words."""
+        f = self.figures()
+        recent = self.losses[-50:]
+        loss = sum(recent) / max(len(recent), 1)
+        return (f"loss {loss:.4f}  {f['pages_per_s']:,.0f} pages/s  {f['items_per_s']:,.0f} items/s  "
+                f"data wait {f['data_wait']:.0%}  {f['memory_mb']:,.0f} MB")
+
+
+Show = Callable[[int, int, Meter], None]
+
+
+@contextmanager
+def progress_line(name: str, rank: int, steps: int) -> Iterator[Show]:
+    """A function to call after every step; rank 0 alone shows anything."""
+    if rank != 0:
+        yield lambda epoch, step, meter: None
+    elif sys.stderr.isatty():
+        with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                      TimeRemainingColumn(), TextColumn("{task.fields[line]}")) as bar:
+            task = bar.add_task(name, total=steps, line="")
+            yield lambda epoch, step, meter: bar.update(task, completed=step, description=f"{name} epoch {epoch}",
+                                                        line=meter.line())
+    else:
+        last = time.perf_counter()
+
+        def show(epoch: int, step: int, meter: Meter) -> None:
+            nonlocal last
+            if step == steps or time.perf_counter() - last > _SECONDS_BETWEEN_LINES:
+                last = time.perf_counter()
+                log.info("%s epoch %d step %d/%d  %s", name, epoch, step, steps, meter.line())
+
+        yield show

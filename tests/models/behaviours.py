@@ -1,0 +1,175 @@
+"""Behaviours that every model of the catalog shows. A model's test class inherits one of the mixins and adds its own."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from feature_store.batch import CANDIDATE_DENSE, FEATURES, PageBatch, PairBatch
+from feature_store.errors import ModelError
+from models.base import Model
+from models.catalog import CATALOG, model_class
+from models.losses import global_loss
+from tests.models.synthetic import ROWS, page_batch, pair_batch, select
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+class AnyModel:
+    """What holds for models of pages and of pairs alike."""
+
+    name: str
+
+    def model(self, **settings: object) -> Model:
+        return model_class(self.name).build(settings, ROWS).eval()
+
+    def batch(self, seed: int = 0) -> PageBatch | PairBatch:
+        raise NotImplementedError
+
+    def loss(self, model: Model, batch: PageBatch | PairBatch) -> Tensor:
+        return global_loss(model.terms(model(batch), batch), 1)[0]
+
+    def test_it_is_in_the_catalog(self) -> None:
+        assert self.name in CATALOG
+        assert CATALOG[self.name].reads == ("pages" if isinstance(self.batch(), PageBatch) else "pairs")
+
+    def test_it_gives_one_finite_logit_each(self) -> None:
+        batch = self.batch()
+        logits = self.model()(batch)
+        assert logits.shape == (batch.items if isinstance(batch, PageBatch) else batch.pairs,)
+        assert torch.isfinite(logits).all()
+
+    def test_the_same_seed_builds_the_same_model(self) -> None:
+        torch.manual_seed(1)
+        first = self.model()(self.batch())
+        torch.manual_seed(2)
+        assert torch.equal(first, self.model()(self.batch()))
+
+    def test_another_seed_builds_another_model(self) -> None:
+        assert not torch.equal(self.model()(self.batch()), self.model(seed=8)(self.batch()))
+
+    def test_a_state_dict_makes_another_model_equal(self) -> None:
+        first, second = self.model(), self.model(seed=8)
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first(self.batch()), second(self.batch()))
+
+    def test_an_index_beyond_its_table_raises(self) -> None:
+        batch = self.batch()
+        batch.sparse.values()[0] = ROWS["item"]
+        with pytest.raises(ModelError, match=r"index 768 is outside its table of 768 rows"):
+            self.model()(batch)
+
+    def test_a_negative_index_raises(self) -> None:
+        batch = self.batch()
+        batch.sparse.values()[0] = -1
+        with pytest.raises(ModelError, match=r"index -1 is outside"):
+            self.model()(batch)
+
+    def test_an_unknown_setting_is_named(self) -> None:
+        with pytest.raises(ModelError, match=rf"model {self.name}: setting depth: Extra inputs"):
+            self.model(depth=3)
+
+    def test_every_parameter_gets_a_gradient(self) -> None:
+        model = self.model().train()
+        self.loss(model, self.batch()).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+    def test_it_learns_a_small_batch(self) -> None:
+        model, batch = self.model(**self.learning()).train(), self.batch()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        first = float(self.loss(model, batch).detach())
+        for step in range(150):
+            model.set_step(step)
+            optimizer.zero_grad()
+            self.loss(model, batch).backward()
+            optimizer.step()
+        assert float(self.loss(model.eval(), batch).detach()) < 0.25 * first
+
+    def learning(self) -> dict[str, object]:
+        return {}
+
+    def test_what_has_no_weight_does_not_change_the_loss(self) -> None:
+        model, batch = self.model(), self.batch()
+        batch.weight[::2] = 0
+        before = self.loss(model, batch)
+        if isinstance(batch, PageBatch):
+            batch.clicked[::2] = 1 - batch.clicked[::2]
+        else:
+            batch.kind[::2] = 2 - batch.kind[::2]
+        assert torch.equal(before, self.loss(model, batch))
+
+
+class PageModel(AnyModel):
+    """What holds for every model of pages."""
+
+    def batch(self, seed: int = 0) -> PageBatch:
+        return page_batch(8, seed)
+
+    def learning(self) -> dict[str, object]:
+        return {"dropout": 0.0}
+
+    def test_pages_in_another_order_get_the_same_scores(self) -> None:
+        batch, model = self.batch(), self.model()
+        order = [5, 2, 7, 0, 1, 3, 6, 4]
+        parts = model(batch).split(batch.lengths.tolist())
+        torch.testing.assert_close(model(select(batch, order)), torch.cat([parts[p] for p in order]), **CLOSE)
+
+    def test_a_page_does_not_depend_on_the_others(self) -> None:
+        batch, model = self.batch(), self.model()
+        parts = model(batch).split(batch.lengths.tolist())
+        for page, expected in enumerate(parts):
+            torch.testing.assert_close(model(select(batch, [page])), expected, **CLOSE)
+
+    def test_items_of_a_page_in_another_order_get_the_same_scores(self) -> None:
+        batch, model = page_batch(1, items=(6, 6)), self.model()
+        order = torch.tensor([3, 1, 5, 0, 4, 2])
+        expected = model(batch)[order]
+        start = 0
+        for feature, length in zip(FEATURES, batch.sparse.length_per_key(), strict=True):
+            if feature.startswith("candidate_"):
+                batch.sparse.values()[start: start + length] = batch.sparse.values()[start: start + length][order]
+            start += length
+        batch.candidate_dense = batch.candidate_dense[order]
+        torch.testing.assert_close(model(batch), expected, **CLOSE)
+
+    def test_an_empty_history_is_fine(self) -> None:
+        batch = page_batch(4, tokens=(0, 0), visits=(0, 0))
+        logits = self.model()(batch)
+        assert logits.shape == (batch.items,) and torch.isfinite(logits).all()
+
+    def test_a_page_of_one_item_is_fine(self) -> None:
+        assert torch.isfinite(self.model()(page_batch(1, items=(1, 1)))).all()
+
+    def test_ids_that_are_unknown_are_fine(self) -> None:
+        batch = self.batch()
+        batch.sparse.values().zero_()
+        assert torch.isfinite(self.model()(batch)).all()
+
+    def test_dropout_depends_on_the_step_and_the_page_alone(self) -> None:
+        model, batch = self.model(dropout=0.5).train(), self.batch()
+        model.set_step(3)
+        whole = model(batch).split(batch.lengths.tolist())
+        torch.testing.assert_close(model(select(batch, [4])), whole[4], **CLOSE)
+        model.set_step(4)
+        assert not torch.allclose(model(batch), torch.cat(whole))
+
+    def test_dense_columns_have_the_contracts_width(self) -> None:
+        assert self.batch().candidate_dense.shape[1] == len(CANDIDATE_DENSE)
+
+
+class PairModel(AnyModel):
+    """What holds for every model of pairs."""
+
+    def batch(self, seed: int = 0) -> PairBatch:
+        return pair_batch(64, seed)
+
+    def test_a_pair_has_no_direction(self) -> None:
+        batch, model = self.batch(), self.model()
+        before = model(batch)
+        values = batch.sparse.values().view(2, -1)
+        values.copy_(values.flip(0).clone())
+        assert torch.equal(before, model(batch))
+
+    def test_pairs_shown_but_never_clicked_do_not_count(self) -> None:
+        batch, model = self.batch(), self.model()
+        _, weights = model.targets(batch)
+        assert float(weights[batch.kind == 1].sum()) == 0.0
