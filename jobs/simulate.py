@@ -1,0 +1,79 @@
+"""Writes the log of a simulated recipe, and the truth beside it, as raw Parquet folders by day of arrival."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+
+from feature_store.recipe import Recipe
+from feature_store.simulator import log, raw
+from feature_store.simulator.settings import SimulatorSettings, settings_of
+
+LOGS = ("events", "exposures", "items", "truth", "truth_pages", "truth_items")
+"""Folders written below the root; the first three are the log, the others what only an oracle knows."""
+
+UNITS_A_TASK = 32
+
+
+def simulate(spark: SparkSession, recipe: Recipe, root: str | Path, partitions: int | None = None) -> dict[str, dict[str, int]]:
+    """Write the whole log of a recipe's days below a local folder.
+
+    Each of `LOGS` is written aside and then put in the place of an older one, so that a run that was killed leaves no mixture and
+    a second run leaves the same rows. The rows do not depend on `partitions` (default: by the size of the log).
+
+    Returns
+    -------
+    dict : day of arrival -> log -> rows; `truth_items`, which has no days, is left out.
+
+    Raises
+    ------
+    ConfigError : the recipe has no `simulator` or `days` section, or a setting is out of range.
+    """
+    settings = settings_of(recipe)
+    days = recipe.days
+    if days is None:  # settings_of has refused this; the check is for the type alone
+        return {}
+    span = range(raw.unix_day(days.first), raw.unix_day(days.last) + 1)
+    root = Path(root)
+    pages = raw.pages(spark, settings, span, partitions or _tasks(spark, settings, span)).persist(StorageLevel.DISK_ONLY)
+    frames = {
+        "events": log.events_log(raw.events(spark, settings, span, partitions or _tasks(spark, settings, span))),
+        "exposures": log.exposures_log(pages, settings),
+        "items": log.items_log(raw.items(spark, settings, span)),
+        "truth": log.truth_log(pages),
+        "truth_pages": log.truth_pages_log(pages),
+        "truth_items": log.truth_items_log(raw.truth_items(spark, settings)),
+    }
+    counts: dict[str, dict[str, int]] = {}
+    try:
+        for name in LOGS:
+            _replace(frames[name], root / name)
+            for ds, rows in _rows_by_day(spark, root / name).items():
+                counts.setdefault(ds, {})[name] = rows
+    finally:
+        pages.unpersist()
+    return dict(sorted(counts.items()))
+
+
+def _tasks(spark: SparkSession, settings: SimulatorSettings, span: range) -> int:
+    units = -(-settings.users // raw.BLOCK) * len(span)
+    return max(spark.sparkContext.defaultParallelism, -(-units // UNITS_A_TASK))
+
+
+def _replace(frame: DataFrame, target: Path) -> None:
+    """Write aside, then swap: readers see the old folder, none, or the new one."""
+    aside = target.with_name(f"_{target.name}-{uuid.uuid4().hex}")
+    writer = frame.write.option("compression", "zstd")
+    (writer.partitionBy("ds") if "ds" in frame.columns else writer).parquet(str(aside))
+    old = aside.with_name(aside.name + "-old")
+    if target.exists():
+        target.rename(old)
+    aside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _rows_by_day(spark: SparkSession, folder: Path) -> dict[str, int]:
+    frame = spark.read.parquet(str(folder))
+    return {r["ds"]: r["count"] for r in frame.groupBy("ds").count().collect()} if "ds" in frame.columns else {}
