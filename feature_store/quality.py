@@ -1,0 +1,169 @@
+"""Which rows are good: rules compiled to one column expression, versions and repeats of one row, and the limit on rejects.
+
+A row gets the reason of the first rule it breaks. Nothing is dropped without a name: rows in = rows out + rejects by reason
++ `superseded` (older versions of a corrected row) + `deleted` (rows taken back by a delete, and the deletes) + `click` (clicks that
+live on in the row of what was shown).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from feature_store.contracts import CONTRACTS, TEXT, Contract
+from feature_store.errors import InputError
+from feature_store.recipe import Quality, Source
+from feature_store.sources import BAD, OWN_TIME, RAW, hashed
+
+STATUS, ROW = "_status", "_row"
+OUT, SUPERSEDED, DELETED, JOINED = "out", "superseded", "deleted", "click"
+KEPT = (OUT, SUPERSEDED, DELETED, JOINED)
+MAX_ROW_CHARS, MAX_KEY_CHARS = 2_000, 200
+_UNBOUNDED = {"query", "ds"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named condition under which a row is refused."""
+
+    reason: str
+    broken: Column
+
+
+def rules(table: str, quality: Quality, source: Source) -> list[Rule]:
+    """The rules of a table, in the order in which they are asked."""
+    contract = CONTRACTS[table]
+    return [*_required(contract), *_texts(contract, quality), *_ranges(contract), *_known(contract, source), *_times(contract, quality)]
+
+
+def _required(contract: Contract) -> list[Rule]:
+    names = [c for c in contract.required if c != "ds"]
+    # A delete needs only to name the row it takes back.
+    kept = (F.col("op") != "delete") if "op" in names else F.lit(True)
+    spared = {"scene", "action"} if "op" in names else set()
+    return [Rule(f"null_{c}", F.col(c).isNull() & kept if c in spared else F.col(c).isNull()) for c in names]
+
+
+def _texts(contract: Contract, quality: Quality) -> list[Rule]:
+    texts = [f.name for f in contract.schema if f.type == TEXT and f.name not in _UNBOUNDED]
+    long = [Rule(f"{c}_too_long", F.octet_length(c) > quality.max_text_bytes) for c in texts]
+    return long + [Rule(f"{c}_not_utf8", ~F.is_valid_utf8(F.col(c))) for c in texts]
+
+
+def _ranges(contract: Contract) -> list[Rule]:
+    price, infinite = F.col("price"), float("inf")
+    every = {
+        "position": Rule("negative_position", F.col("position") < 0),
+        "price": Rule("price_out_of_range", F.isnan(price) | (price < 0) | (price == infinite)),
+        "dwell_ms": Rule("negative_dwell_ms", F.col("dwell_ms") < 0),
+    }
+    return [rule for column, rule in every.items() if column in contract.columns]
+
+
+def _known(contract: Contract, source: Source) -> list[Rule]:
+    allowed = {"scene": source.scenes, "action": source.actions, "op": ["upsert", "delete"]}
+    return [Rule(f"unknown_{c}", ~F.col(c).isin(values)) for c, values in allowed.items() if values is not None and c in contract.columns]
+
+
+def _times(contract: Contract, quality: Quality) -> list[Rule]:
+    slack = F.expr(f"interval {quality.max_future_s} seconds")
+    # A description may be known before it becomes valid.
+    own = OWN_TIME[contract.name] if contract.name not in ("items", "users") else None
+    found = [Rule("time_in_future", F.col(own) > F.col("available_time") + slack)] if own else []
+    if "label_time" in contract.columns:
+        found.append(Rule("label_before_shown", F.col("label_time") < F.col("shown_time")))
+    return found
+
+
+def judged(frame: DataFrame, table: str, quality: Quality, source: Source) -> DataFrame:
+    """Rows with what becomes of each.
+
+    Parameters
+    ----------
+    frame : as `Source.rows` gives it.
+
+    Returns
+    -------
+    The contract's columns without `ds`; `_status`: `out`, `superseded`, `deleted` or the reason of a reject; `_row`: the raw row as
+    truncated JSON where it was refused by a rule, else null.
+    """
+    contract = CONTRACTS[table]
+    reason = F.coalesce(F.col(BAD), *[F.when(r.broken, F.lit(r.reason)) for r in rules(table, quality, source)])
+    marked = frame.withColumn(STATUS, reason)
+    row = F.when(F.col(STATUS).isNotNull(), short_json(F.to_json(F.col(RAW))))
+    marked = marked.withColumn(ROW, row).drop(BAD, RAW)
+    if table == "clicks":  # two clicks on one thing within a second are two clicks
+        return marked.withColumn(STATUS, F.coalesce(STATUS, F.lit(OUT)))
+    return _versions(marked, contract)
+
+
+def short_json(text: Column) -> Column:
+    """A row's JSON, cut to a bounded length and made valid UTF-8."""
+    return F.make_valid_utf8(F.substring(text, 1, MAX_ROW_CHARS))
+
+
+def _versions(frame: DataFrame, contract: Contract) -> DataFrame:
+    # Of the good rows of one key the newest available stands (a delete before an upsert of the same time). The same content
+    # delivered again counts from its first arrival; an older, different version is superseded; the rest are repeats.
+    good = F.col(STATUS).isNull()
+    content = F.xxhash64(*[hashed(F.col(c), frame.schema[c].dataType) for c in contract.columns if c not in ("ds", "available_time")])
+    frame = frame.withColumn("_good", good).withColumn("_content", content)
+    delete = F.col("op") == "delete" if "op" in contract.columns else F.lit(False)
+    # Bad rows are spread by what they are; they take no part.
+    key = [F.when(F.col("_good"), F.col(c)) for c in contract.key]
+    group = Window.partitionBy("_good", *key, F.when(~F.col("_good"), F.col("_content")))
+    newest = group.orderBy(F.col("available_time").desc(), delete.desc(), F.col("_content").desc())
+    frame = frame.withColumn("_top", F.first("_content").over(newest)).withColumn("_newest", F.first("available_time").over(newest))
+    same = F.col("_content") == F.col("_top")
+    frame = frame.withColumn("_place", F.row_number().over(group.orderBy(same.desc(), F.col("available_time"))))
+    older = ~same & (F.col("available_time") < F.col("_newest"))
+    taken = F.first(delete).over(newest) if "op" in contract.columns else F.lit(False)
+    frame = frame.withColumn("_taken", taken)
+    status = (F.when(~F.col("_good"), F.col(STATUS)).when((F.col("_place") == 1) & ~F.col("_taken"), F.lit(OUT))
+              .when(F.col("_place") == 1, F.lit(DELETED)).when(older & F.col("_taken"), F.lit(DELETED)).when(older, F.lit(SUPERSEDED))
+              .otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
+    return frame.withColumn(STATUS, status).drop("_good", "_content", "_top", "_newest", "_place", "_taken")
+
+
+def refused(frame: DataFrame, table: str, ds: str) -> DataFrame:
+    """The rejects among judged rows, as rows of the table `rejects`."""
+    contract = CONTRACTS[table]
+    columns = [c for c in contract.columns if c != "ds"]
+    whole = F.to_json(F.struct(*[F.substring(c, 1, MAX_ROW_CHARS).alias(c) if contract.schema.field(c).type == TEXT else F.col(c)
+                                 for c in columns]))
+    key = F.concat_ws("/", *[F.coalesce(F.substring(F.col(c).cast("string"), 1, MAX_KEY_CHARS), F.lit("")) for c in contract.key])
+    bad = frame.where(~F.col(STATUS).isin(*KEPT))
+    return bad.select(F.lit(table).alias("origin"), F.col(STATUS).alias("reason"),
+                      F.make_valid_utf8(F.substring(key, 1, MAX_KEY_CHARS)).alias("row_key"),
+                      F.coalesce(F.col(ROW), short_json(whole), F.lit("{}")).alias("row"), F.lit(ds).alias("ds"))
+
+
+def accounted(statuses: Mapping[str, int]) -> dict[str, int]:
+    """Row accounting from the number of rows of each status.
+
+    Examples
+    --------
+    >>> accounted({"out": 8, "superseded": 1, "null_user_id": 1})
+    {'in': 10, 'out': 8, 'superseded': 1, 'reject.null_user_id': 1}
+    """
+    found = {k: statuses[k] for k in KEPT if k in statuses}
+    rejects = {f"reject.{k}": n for k, n in sorted(statuses.items()) if k not in KEPT}
+    return {"in": sum(statuses.values()), "out": found.pop(OUT, 0), **found, **rejects}
+
+
+def within_limit(counts: Mapping[str, int], origin: str, ds: str, quality: Quality, recipe_path: str) -> None:
+    """Stop when too many rows were refused.
+
+    Raises
+    ------
+    InputError : names table, share, limit, the commonest reasons and where to look.
+    """
+    rejects = {k.removeprefix("reject."): n for k, n in counts.items() if k.startswith("reject.")}
+    refused_rows, rows = sum(rejects.values()), counts["in"]
+    if not rows or refused_rows / rows <= quality.max_reject_share:
+        return
+    top = ", ".join(f"{k} {n}" for k, n in sorted(rejects.items(), key=lambda kv: (-kv[1], kv[0]))[:3])
+    raise InputError(f"{origin}, ds={ds}: {refused_rows} of {rows} rows ({refused_rows / rows:.1%}) were rejected, above "
+                     f"quality.max_reject_share = {quality.max_reject_share:.1%}: {top}; look at them with `moveline tables rejects "
+                     f"--conf {recipe_path} --ds {ds}`; nothing of this day was made visible")

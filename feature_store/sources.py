@@ -1,0 +1,236 @@
+"""From a recipe's raw inputs to rows with the columns of a contract: views, then one mapping (or several) a table.
+
+Every expression is Spark SQL from the recipe. A wrong one is a `ConfigError` that names file, key, column and Spark's reason;
+a value that does not fit its column's type becomes a reject (column `bad`), never a crash.
+"""
+
+import re
+from collections.abc import Callable
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructType, VariantType
+
+from feature_store.contracts import CONTRACTS, Contract
+from feature_store.errors import ConfigError
+from feature_store.raw_inputs import RawFiles, find_files, malformed_rows, read_rows, short_reason
+from feature_store.recipe import Mapping, Recipe, View
+from feature_store.session import spark_schema
+from feature_store.tables import union_all
+
+OWN_TIME = {"events": "event_time", "exposures": "shown_time", "clicks": "click_time", "items": "valid_from", "users": "valid_from"}
+"""The column whose UTC day is the day of a row. A recipe maps some or all of these tables."""
+BAD, RAW = "_bad", "_raw"
+_VOLATILE = re.compile(r"\b(rand|randn|random|uuid|shuffle|now|monotonically_increasing_id|spark_partition_id|unix_timestamp(?=\s*\(\s*\)))"
+                       r"\s*\(|\b(current_timestamp|current_date|curdate|localtimestamp)\b", re.I)
+
+
+class Source:
+    """One day's reading of a recipe's source.
+
+    Parameters
+    ----------
+    spark, recipe : session and recipe. data : folder that relative input paths start from. ds : the day.
+    recipe_path : the recipe's file, for errors. days_back : also read this many earlier arrival folders of `{ds}` inputs.
+    """
+
+    def __init__(self, spark: SparkSession, recipe: Recipe, data: str, ds: str, recipe_path: str, days_back: int = 0) -> None:
+        self.spark, self.spec, self.data, self.ds = spark, recipe.source, data, ds
+        self._path, self._back = recipe_path, days_back
+        self._frames: dict[str, DataFrame] = {}
+        self._files: dict[str, RawFiles] = {}
+
+    def tables(self) -> list[str]:
+        """Canonical tables that the recipe maps, clicks included."""
+        return [name for name in OWN_TIME if self._mappings(name)]
+
+    def late_days(self) -> int:
+        """Most late days of any input whose path holds a day."""
+        return max((i.late_days for i in self.spec.inputs.values() if "{ds}" in i.path), default=0)
+
+    def inputs_of(self, table: str) -> list[str]:
+        """Names of the raw inputs that a table is made from."""
+        return sorted({name for m in self._mappings(table) for name in self._roots(m.source, self._at(table), ())})
+
+    def digests(self, table: str) -> dict[str, str]:
+        """Digest of the files of each input of a table. Raises InputError when one is missing."""
+        return {f"raw/{name}": self.digest(name) for name in self.inputs_of(table)}
+
+    def digest(self, name: str) -> str:
+        """Digest of the files of one input."""
+        return self._raw(name).digest
+
+    def malformed(self, name: str) -> tuple[DataFrame, int] | None:
+        """Lines of a text input that could not be parsed, and the number of its lines; None for typed formats."""
+        return malformed_rows(self.spark, self._raw(name), self._at("inputs", name))
+
+    def rows(self, table: str, any_day: bool = False) -> DataFrame:
+        """Rows of a table: those whose own time lies in the day, and those without a legible time; with `any_day` all that are read.
+
+        Returns
+        -------
+        The contract's columns without `ds` (absent ones null or their default), `_bad` (reason, where a value does not fit its
+        column's type) and `_raw` (a struct of the mapped row's raw columns).
+        """
+        return union_all([self._mapped(table, n, m, any_day) for n, m in enumerate(self._mappings(table))])
+
+    def _mappings(self, table: str) -> list[Mapping]:
+        return list(getattr(self.spec, table))
+
+    def _at(self, *keys: str) -> str:
+        return f"{self._path}: source.{'.'.join(keys)}"
+
+    def _roots(self, name: str, place: str, seen: tuple[str, ...]) -> set[str]:
+        if name in self.spec.inputs:
+            return {name}
+        if name not in self.spec.views or name in seen:
+            known = ", ".join([*self.spec.inputs, *(v for v in self.spec.views if v not in seen)])
+            why = "takes its rows from itself" if name in seen else "no such input or view"
+            raise ConfigError(f"{place}.from: {name!r}: {why}; there are {known}")
+        return self._roots(self.spec.views[name].source, self._at("views", name), (*seen, name))
+
+    def _raw(self, name: str) -> RawFiles:
+        if name not in self._files:
+            self._files[name] = find_files(self.spark, name, self.spec.inputs[name], self.data, self.ds, self._back)
+        return self._files[name]
+
+    def _frame(self, name: str, place: str) -> DataFrame:
+        self._roots(name, place, ())
+        if name not in self._frames:
+            if name in self.spec.inputs:
+                self._frames[name] = read_rows(self.spark, self._raw(name), self._at("inputs", name))
+            else:
+                self._frames[name] = self._view(self.spec.views[name], self._at("views", name))
+        return self._frames[name]
+
+    def _view(self, view: View, place: str) -> DataFrame:
+        frame = self._frame(view.source, place)
+        for n, step in enumerate(view.steps):
+            at = f"{place}.steps[{n}]"
+            for column, text in step.add.items():
+                frame = checked(frame, text, f"{at}.add.{column}", lambda f, e, c=column: f.withColumn(c, e))  # type: ignore[misc]
+            if step.where is not None:
+                frame = checked(frame, step.where, f"{at}.where", lambda f, e: f.where(e))
+            if len(step.explode) > 1:
+                raise ConfigError(f"{at}.explode: one array a step; use arrays_zip, or one more step")
+            for column, text in step.explode.items():
+                frame = checked(frame, text, f"{at}.explode.{column}", lambda f, e, c=column: f.withColumn(c, F.explode(e)))  # type: ignore[misc]
+        return _grouped(frame, view, place) if view.group_by or view.aggregate else frame
+
+    def _mapped(self, table: str, number: int, mapping: Mapping, any_day: bool) -> DataFrame:
+        contract, place = CONTRACTS[table], f"{self._at(table)}[{number}]"
+        frame = self._frame(mapping.source, place)
+        if mapping.where is not None:
+            frame = checked(frame, mapping.where, f"{place}.where", lambda f, e: f.where(e))
+        _known_columns(contract, mapping, place)
+        frame = frame.select(F.struct(*[F.col(f"`{c}`") for c in frame.columns]).alias(RAW), "*")
+        typed, bad = [], []
+        for field in spark_schema(contract.schema):
+            text = mapping.columns.get(field.name)
+            if text is not None:
+                column, wrong = _typed(frame, field.name, text, field.dataType, f"{place}.columns.{field.name}")
+                typed.append(column.alias(field.name))
+                bad += [wrong] if wrong is not None else []
+        fit = frame.select(*typed, _first(bad).alias(BAD), RAW)
+        own = OWN_TIME[table]
+        if own in mapping.columns and not any_day:
+            fit = fit.where(F.col(own).isNull() | in_day(own, self.ds))
+        return self._filled(fit, contract, mapping, number)
+
+    def _filled(self, frame: DataFrame, contract: Contract, mapping: Mapping, number: int) -> DataFrame:
+        own = OWN_TIME[contract.name]
+        delay = F.expr(f"interval {self.spec.available_delay_s} seconds")
+        defaults: dict[str, Callable[[], Column]] = {
+            "valid_from": lambda: F.to_timestamp(F.lit(self.ds)), "available_time": lambda: F.col(own) + delay,
+            "label_time": lambda: F.col("available_time"), "seq": lambda: F.lit(0), "op": lambda: F.lit("upsert"),
+            "scenario": lambda: F.lit("all"), "viewed": lambda: F.lit(True), "clicked": lambda: F.lit(False),
+        }
+        for name in ("valid_from", "available_time", *defaults):
+            if name in contract.columns and name not in mapping.columns:
+                frame = frame.withColumn(name, defaults[name]())
+        if "event_id" in contract.columns and "event_id" not in mapping.columns:
+            frame = frame.withColumn("event_id", _row_id(frame.schema[RAW].dataType, number))  # type: ignore[arg-type]
+        kinds = spark_schema(contract.schema)
+        columns = [(F.col(c) if c in frame.columns else F.lit(None)).cast(kinds[c].dataType).alias(c)
+                   for c in contract.columns if c != "ds"]
+        return frame.select(*columns, BAD, RAW)
+
+
+def in_day(column: str, ds: str) -> Column:
+    """Whether a time lies in a UTC day."""
+    start = F.to_timestamp(F.lit(ds))
+    return (F.col(column) >= start) & (F.col(column) < start + F.expr("interval 1 day"))
+
+
+def checked(frame: DataFrame, text: str, place: str, use: Callable[[DataFrame, Column], DataFrame]) -> DataFrame:
+    """Apply an expression; what Spark says against it becomes a ConfigError that starts with `place`."""
+    if _VOLATILE.search(re.sub(r"'[^']*'|`[^`]*`", "", text)):
+        raise ConfigError(f"{place}: {text!r} uses the clock or chance; a row must be the same whenever it is made again")
+    try:
+        return use(frame, F.expr(text))
+    except PySparkException as error:
+        raise ConfigError(f"{place}: {' '.join(text.split())!r}: {_reason(error, frame)}") from error
+
+
+def _reason(error: PySparkException, frame: DataFrame) -> str:
+    if (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
+        missing = (error.getMessageParameters() or {}).get("objectName", "?")
+        columns = [c for c in frame.columns if c != RAW]
+        return f"there is no column {missing}; the columns are {', '.join(columns[:40])}"
+    return short_reason(error)
+
+
+def _grouped(frame: DataFrame, view: View, place: str) -> DataFrame:
+    if not view.group_by:
+        raise ConfigError(f"{place}.group_by: missing beside `aggregate`")
+    for column in view.group_by:
+        checked(frame, column, f"{place}.group_by", lambda f, e: f.select(e))
+    groups = [F.expr(c) for c in view.group_by]
+    if not view.aggregate:
+        return frame.select(*groups).distinct()
+    for column, text in view.aggregate.items():
+        checked(frame, text, f"{place}.aggregate.{column}", lambda f, e: f.groupBy(*groups).agg(e))
+    return frame.groupBy(*groups).agg(*[F.expr(text).alias(column) for column, text in view.aggregate.items()])
+
+
+def _known_columns(contract: Contract, mapping: Mapping, place: str) -> None:
+    for column in mapping.columns:
+        if column not in contract.columns or column == "ds":
+            known = ", ".join(c for c in contract.columns if c != "ds")
+            raise ConfigError(f"{place}.columns.{column}: {contract.name} has no such column; it has {known}")
+    optional = {"ds", "event_id", "seq", "available_time", "label_time", "op", "scenario", "viewed", "clicked", "valid_from"}
+    missing = [c for c in contract.required if c not in optional and c not in mapping.columns]
+    if missing:
+        raise ConfigError(f"{place}.columns.{missing[0]}: missing; {contract.name} needs {', '.join(missing)} too")
+
+
+def _typed(frame: DataFrame, name: str, text: str, kind: DataType, place: str) -> tuple[Column, Column | None]:
+    found = checked(frame, text, place, lambda f, e: f.select(e.alias(name))).schema[0].dataType
+    fits = f"({text})" if found == kind else f"try_cast(({text}) as {kind.simpleString()})"
+    checked(frame, fits, place, lambda f, e: f.select(e))
+    # An empty text is no value.
+    column = F.expr(f"nullif({fits}, '')") if isinstance(kind, StringType) else F.expr(fits)
+    if found == kind or found.typeName() == "void" or isinstance(kind, StringType):
+        return column, None
+    return column, F.when(F.expr(f"({text}) is not null and {fits} is null"), F.lit(f"bad_{name}"))
+
+
+def _first(reasons: list[Column]) -> Column:
+    return F.coalesce(*reasons, F.lit(None).cast("string"))
+
+
+def _row_id(raw: StructType, number: int) -> Column:
+    # The hash of all raw columns and the row's number among identical rows: identical rows may take these numbers in any order.
+    parts = [hashed(F.col(RAW)[f.name], f.dataType) for f in raw.fields]
+    name = F.concat(*[F.lpad(F.hex(F.xxhash64(F.lit(number), F.lit(seed), *parts)), 16, "0") for seed in (1, 2)])
+    place = F.row_number().over(Window.partitionBy(name).orderBy(name))
+    return F.when(place == 1, name).otherwise(F.concat_ws("-", name, place.cast("string")))
+
+
+def hashed(column: Column, kind: DataType) -> Column:
+    """A column in a form that `xxhash64` takes and in which nulls count."""
+    if isinstance(kind, ArrayType | MapType | StructType | VariantType):
+        return F.to_json(F.struct(column))
+    return F.struct(column.isNull(), column)
+

@@ -1,0 +1,201 @@
+"""Ingest: one day of raw input becomes the canonical tables events, exposures (with their clicks), items and users.
+
+Rows that break a rule go to `rejects` with a reason, and are visible there also when too many of them stop the run.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_store.contracts import CONTRACTS
+from feature_store.quality import JOINED, MAX_ROW_CHARS, OUT, ROW, STATUS, accounted, judged, refused, short_json, within_limit
+from feature_store.raw_inputs import CORRUPT, explained
+from feature_store.recipe import Recipe
+from feature_store.revision import source_digest
+from feature_store.sources import OWN_TIME, Source, in_day
+from feature_store.tables import Lake
+from jobs.day import DayResult, Made, build_day
+
+_CODE = ("feature_store.contracts", "feature_store.quality", "feature_store.raw_inputs", "feature_store.sources", "jobs.ingest")
+NOT_SHOWN, _ELSEWHERE = "click_not_shown", "elsewhere"
+
+
+def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, recipe_path: str) -> list[DayResult]:
+    """Ingest one day of every table the recipe maps.
+
+    Parameters
+    ----------
+    data : folder that relative input paths start from. recipe_path : the recipe's file, for errors.
+
+    Returns
+    -------
+    One result a table (events, exposures, items, users).
+
+    Raises
+    ------
+    ConfigError : an expression is wrong. InputError : an input is missing, unreadable, or has more bad rows than the recipe allows.
+    """
+    run = Ingest(spark, recipe, lake, ds, data, recipe_path)
+    with one_line_errors(f"recipe {recipe_path}, ds={ds}"):
+        notes = run.malformed()
+        results = [run.table(name) for name in run.source.tables() if name != "clicks"]
+    return [replace(results[0], note="; ".join([*notes, *filter(None, [results[0].note])])), *results[1:]]
+
+
+@contextmanager
+def one_line_errors(what: str) -> Iterator[None]:
+    """Turn an error of Spark inside the block into an InputError of one line; ours pass."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("pyspark", "py4j"):
+            raise
+        raise explained(error, what) from error
+
+
+class Ingest:
+    """One day's run; `table` builds one table of it."""
+
+    def __init__(self, spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, recipe_path: str) -> None:
+        self.spark, self.recipe, self.lake, self.ds, self.path = spark, recipe, lake, ds, recipe_path
+        self.data = str(data)
+        self.source = Source(spark, recipe, self.data, ds, recipe_path)
+
+    def malformed(self) -> list[str]:
+        """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
+        names = sorted({i for t in self.source.tables() for i in self.source.inputs_of(t)})
+        return list(filter(None, (self._malformed_of(name) for name in names)))
+
+    def table(self, name: str) -> DayResult:
+        """Build one table's day. Rejects first, then the table."""
+        clicks = ["clicks"] if name == "exposures" and self.recipe.source.clicks else []
+        held: list[DataFrame] = []
+        try:
+            result = build_day(self.lake.table(name), self.ds, partial(self._inputs, [name, *clicks]),
+                               lambda inputs: self._make(name, inputs, held))
+        finally:
+            for frame in held:
+                frame.unpersist()
+        return result if result.rows or result.status == "skipped" else replace(result, note=self._empty_note(name))
+
+    def _inputs(self, names: list[str]) -> dict[str, str]:
+        source = self._wide() if "clicks" in names else self.source
+        files = {k: v for name in names for k, v in source.digests(name).items()}
+        # Only what shapes these tables: another table's mapping does not make them run again.
+        slim = {k: v for k, v in self.recipe.source.model_dump(by_alias=True).items() if k in (*names, "inputs", "views", "available_delay_s", "scenes", "actions")}
+        config = json.dumps({"source": slim, "quality": self.recipe.quality.model_dump()}, sort_keys=True)
+        return {**files, "code": source_digest(*_CODE), "config": config}
+
+    def _make(self, name: str, inputs: dict[str, str], held: list[DataFrame]) -> Made:
+        rows = self._judged(self.source.rows(name), name, held)
+        counts = accounted(_statuses(rows))
+        good = rows.where(F.col(STATUS) == OUT)
+        self._reject(name, rows, counts, inputs)
+        if name == "exposures" and self.recipe.source.clicks:
+            clicks = self._clicks(rows, held)
+            found = accounted(_statuses(clicks))
+            self._reject("clicks", clicks, found, inputs)
+            counts = {k: counts.get(k, 0) + found.get(k, 0) for k in {**counts, **found}}
+            good = with_clicks(good, clicks.where(F.col(STATUS) == JOINED))
+        return Made(good.withColumn("ds", F.lit(self.ds)).select(*CONTRACTS[name].columns), counts)
+
+    def _judged(self, frame: DataFrame, name: str, held: list[DataFrame]) -> DataFrame:
+        rows = judged(frame, name, self.recipe.quality, self.recipe.source).persist(StorageLevel.MEMORY_AND_DISK)
+        held.append(rows)
+        return rows
+
+    def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
+        """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""
+        quality, source = self.recipe.quality, self.recipe.source
+        clicks = judged(self.source.rows("clicks", any_day=True), "clicks", quality, source)
+        other = self._wide().rows("exposures", any_day=True).where(~in_day(OWN_TIME["exposures"], self.ds)).select("page_id").distinct()
+        status = placed_clicks(clicks, shown, other, in_day(OWN_TIME["clicks"], self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
+        held.append(status)
+        return status
+
+    def _wide(self) -> Source:
+        # A click of this day may belong to a page of a day before, whose own run joins it: those pages are read too.
+        late = self.source.late_days()
+        return Source(self.spark, self.recipe, self.data, self.ds, self.path, days_back=late) if late else self.source
+
+    def _reject(self, origin: str, rows: DataFrame, counts: dict[str, int], inputs: dict[str, str]) -> None:
+        bad = sum(n for k, n in counts.items() if k.startswith("reject."))
+        self._write_rejects(origin, lambda: refused(rows, origin, self.ds), bad, inputs)
+        within_limit(counts, origin, self.ds, self.recipe.quality, self.path)
+
+    def _write_rejects(self, origin: str, frame: Any, bad: int, inputs: dict[str, str]) -> None:
+        rejects = self.lake.table("rejects")
+        if not bad and rejects.day({"ds": self.ds, "origin": origin}) is None:
+            return
+        build_day(rejects, self.ds, lambda: {**inputs, "rows": str(bad)}, lambda _: Made(frame(), {"in": bad, "out": bad}), origin=origin)
+
+    def _malformed_of(self, name: str) -> str:
+        found = self.source.malformed(name)
+        if found is None:
+            return ""
+        bad, lines = found
+        count = bad.count()
+        text = F.col(CORRUPT)
+        rows = bad.select(F.lit(f"input_{name}").alias("origin"), F.lit("malformed").alias("reason"), F.md5(text).alias("row_key"),
+                          short_json(F.to_json(F.struct(F.substring(text, 1, MAX_ROW_CHARS).alias("line")))).alias("row"),
+                          F.lit(self.ds).alias("ds"))
+        self._write_rejects(f"input_{name}", lambda: rows, count, self._inputs([]) | {"raw": self.source.digest(name)})
+        counts = {"in": lines, "out": lines - count, "reject.malformed": count}
+        within_limit(counts, f"input {name!r}", self.ds, self.recipe.quality, self.path)
+        return f"{count} malformed lines of input {name!r} rejected" if count else ""
+
+    def _empty_note(self, name: str) -> str:
+        own = OWN_TIME[name]
+        first, last = self.source.rows(name, any_day=True).agg(F.min(own).cast("date"), F.max(own).cast("date")).first()  # type: ignore[misc]
+        return f"no rows of this day; the input holds days {first} to {last}" if first else "no rows of this day; the input is empty"
+
+
+def _statuses(rows: DataFrame) -> dict[str, int]:
+    return {r[STATUS]: r["count"] for r in rows.groupBy(STATUS).count().collect()}
+
+
+def placed_clicks(clicks: DataFrame, shown: DataFrame, other_pages: DataFrame, own_day: Column) -> DataFrame:
+    """Decide for each click whether its item was shown on its page.
+
+    Parameters
+    ----------
+    clicks : judged clicks of all days read. shown : judged exposures of the day. other_pages : `page_id` of the pages of other days.
+    own_day : whether a click's own time lies in the day.
+
+    Returns
+    -------
+    `clicks` whose page was shown on the day, and those of the day without any page. `_status` becomes `click` where the item was
+    shown, `click_not_shown` where not; rejects by rule stay where they are of the day or of no legible time.
+    """
+    good = shown.where(F.col(STATUS) == OUT).select("page_id", "user_id", "item_id").distinct().withColumn("_shown", F.lit(True))
+    pages = shown.select("page_id").where(F.col("page_id").isNotNull()).distinct().withColumn("_here", F.lit(True))
+    other = other_pages.withColumn("_other", F.lit(True))
+    joined = clicks.join(good, ["page_id", "user_id", "item_id"], "left").join(pages, "page_id", "left").join(other, "page_id", "left")
+    mine = F.coalesce(own_day, F.lit(True))
+    orphan = mine & F.col("_other").isNull()
+    is_good = F.col(STATUS) == OUT
+    status = (F.when(~is_good, F.when(F.col("_here") | mine, F.col(STATUS)).otherwise(_ELSEWHERE)).when(F.col("_shown"), F.lit(JOINED))
+              .when(F.col("_here") | orphan, F.lit(NOT_SHOWN)).otherwise(_ELSEWHERE))
+    return joined.withColumn(STATUS, status).where(F.col(STATUS) != _ELSEWHERE).drop("_shown", "_here", "_other")
+
+
+def with_clicks(shown: DataFrame, clicks: DataFrame) -> DataFrame:
+    """Exposures with their clicks: clicked, ordered, first click time; the label is known once the last click is known."""
+    key = ["page_id", "user_id", "item_id"]
+    marks = clicks.groupBy(*key).agg(
+        F.min("click_time").alias("_first"), F.max(F.greatest("click_time", "available_time")).alias("_known"),
+        F.max("ordered").alias("_ordered"))
+    both = shown.join(marks, key, "left")
+    return both.withColumns({
+        "clicked": F.col("clicked") | F.col("_first").isNotNull(),
+        "click_time": F.least("click_time", "_first"),
+        "ordered": F.coalesce(F.greatest("ordered", "_ordered"), F.lit(None).cast("boolean")),
+        "label_time": F.greatest("label_time", "_known"),
+    }).drop("_first", "_known", "_ordered", ROW)
