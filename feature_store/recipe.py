@@ -94,8 +94,9 @@ class Movelines(Strict):
     visits: int = Field(20, ge=0, le=200)
     days: int = Field(3, ge=1, le=90)
     delay_s: int = Field(0, ge=0)
-    visit_gap_s: int = Field(1_800, ge=1, description="a pause longer than this closes a visit")
-    max_tokens_a_day: int = Field(5_000, ge=1, description="tokens of a user and day beyond this are counted, not kept")
+    visit_gap_s: int = Field(1_800, ge=1, le=86_400, description="a pause longer than this closes a visit")
+    visit_wait_s: int = Field(60, ge=0, description="a visit is known this long after it closed; later rows are no part of it")
+    max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens a day beyond this are counted, not kept (the first stay)")
     clicked_actions: list[str] = Field(["click"], description="actions that count as a click inside a visit")
     carted_actions: list[str] = Field(["cart"], description="actions that count as a cart inside a visit")
 

@@ -4,9 +4,9 @@ A visit is a maximal run of steps in one scene without a pause of more than `vis
 comes within the pause, else `visit_gap_s` after its last step. A day needs the walk of the day and of the day before: a visit
 that is older still is cut at the start of the day before.
 
-A step that became available later than the source promises (`source.available_delay_s`, or `movelines.delay_s` when that is more)
-is *late* and no part of the walk: otherwise its arrival would change visits that were already used. So a visit and everything
-it says is known at closed_time plus that delay, which is its available_time.
+A step that became available more than `movelines.visit_wait_s` after it happened (or `movelines.delay_s` or
+`source.available_delay_s`, when one of those is longer) is *late* and no part of the walk: otherwise its arrival would change
+visits that were already used. So a visit is known, for good, at closed_time plus that wait, which is its available_time.
 """
 
 from collections.abc import Callable, Iterator
@@ -146,7 +146,7 @@ def _top_categories(category: pa.Array, visit: np.ndarray, n_visits: int) -> pa.
 def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult:
     """Build a day of `visits` from the events and exposures of the day and of the day before."""
     used = recipe.movelines
-    patience = max(used.delay_s, recipe.source.available_delay_s)
+    patience = max(used.visit_wait_s, used.delay_s, recipe.source.available_delay_s)
     config = {"gap_s": used.visit_gap_s, "patience_s": patience, "clicked": used.clicked_actions, "carted": used.carted_actions}
     days = days_until(ds, 2)
 

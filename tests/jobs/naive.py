@@ -1,4 +1,4 @@
-"""Plain-Python oracles and small random logs for the tests of movelines, visits, contexts and pages. Times are seconds of 2026-01-05."""
+"""Plain-Python oracles and small random logs for the tests of the tables of a day. Times are seconds of 2026-01-05."""
 
 import random
 from collections import Counter, defaultdict
@@ -38,8 +38,9 @@ def event(user: str, time: float, number: int = 0, **more: Any) -> Row:
 
 
 def exposure(page: str, user: str, time: float, item: str, position: int, **more: Any) -> Row:
-    row = {"page_id": page, "user_id": user, "shown_time": at(time), "label_time": at(time), "available_time": at(time), "scene": "home",
-           "scenario": "feed", "item_id": item, "position": position, "viewed": True, "clicked": False, "ds": ds_of(at(time))}
+    row = {"page_id": page, "user_id": user, "shown_time": at(time), "label_time": at(time), "available_time": at(time),
+           "scene": "home", "scenario": "feed", "item_id": item, "position": position, "viewed": True, "clicked": False,
+           "ds": ds_of(at(time))}
     return {**row, **more}
 
 
@@ -94,7 +95,7 @@ def naive_visits(events: list[Row], shown: list[Row], gap: int, patience: int) -
         else:
             runs.append([step])
     return [_naive_visit(run, following[0][0] if following else None, gap, patience)
-            for run, following in zip(runs, [*runs[1:], None], strict=True)]
+            for run, following in zip(runs, [*runs[1:], None], strict=False)]
 
 
 def _naive_visit(run: list, following: datetime | None, gap: int, patience: int) -> Row:

@@ -60,7 +60,7 @@ def test_every_user_has_the_tokens_of_the_oracle(spark: SparkSession, small_batc
     assert found(job.movelines(frame(spark, "events", events), cap, delay)) == expected(events, cap, delay)
 
 
-def test_pieces_smaller_than_a_user_give_the_same(spark: SparkSession, small_batches: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_smaller_than_a_user_give_the_same(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
 
     from jobs.pieces import pieces
