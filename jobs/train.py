@@ -1,0 +1,227 @@
+"""Train one model on encoded sets: in this process, by torchrun, or on Spark's executors; the same code on every rank.
+
+`python -m jobs.train --spec spec.json` is one rank (torchrun starts several). A spec names files, so that ranks need no Spark.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from feature_store.batch import BUCKET_ROWS
+from feature_store.encoded_set import EncodedSet
+from feature_store.errors import ModelError, MovelineError
+from feature_store.home import cache_root
+from feature_store.recipe import Recipe
+from feature_store.revision import code_revision
+from feature_store.tables import fingerprint
+from models.artifact import describe, grown_weights, load_weights, save_artifact
+from models.catalog import model_class
+from models.distributed import Place, process_group
+from models.embeddings import capacities
+from models.trainer import Stream, Trainer
+
+SHARDS = 4
+"""Logical shards of a training set: the most processes that can share it, and what global batches are made of."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_RESULT, _ERROR, _SPEC = "result.json", "error.txt", "spec.json"
+Launcher = Literal["process", "spark"]
+
+
+class Spec(BaseModel):
+    """One training run, as a rank reads it. Folders of encoded sets; see `feature_store.encoded_set`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    settings: dict[str, Any]
+    rows: dict[str, int]
+    train: str
+    validate_on: str | None
+    vocabulary: str | None
+    warm_from: str | None
+    checkpoints: str
+    out: str
+    resume: bool
+    stop_after: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : the artifact (`models.artifact.load_artifact`). history : figures by epoch. losses : loss of every global batch.
+    seconds : wall time, start of processes included.
+    """
+
+    folder: Path
+    history: list[dict[str, Any]]
+    losses: list[float]
+    seconds: float
+
+
+def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: str | Path, *,
+          vocabulary: str | Path | None = None, processes: int = 1, launcher: Launcher = "process", resume: bool = True,
+          warm_from: str | Path | None = None) -> TrainResult:
+    """Train a model of the recipe and write its artifact into `out`.
+
+    A run is named by the bytes it is trained on, its settings and the code: run again, it goes on where it stopped, or is done.
+
+    Parameters
+    ----------
+    vocabulary : Parquet file copied into the artifact. warm_from : artifact to start from; its tables grow to the new vocabulary.
+    launcher : with several processes, torchrun on this machine or TorchDistributor on Spark's.
+
+    Raises
+    ------
+    ModelError : no such model, a setting out of range, sets of the wrong kind or empty, a loss that is not finite.
+    """
+    started = time.perf_counter()
+    spec = _spec(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from)
+    if not 1 <= processes <= SHARDS:
+        raise ModelError(f"processes is {processes}; a training set has {SHARDS} shards, so 1 to {SHARDS} can share it")
+    launch(spec, processes, launcher)
+    result = json.loads((Path(out) / _RESULT).read_text())
+    return TrainResult(Path(out), result["history"], result["losses"], time.perf_counter() - started)
+
+
+def _spec(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: Path,
+          vocabulary: str | Path | None, resume: bool, warm_from: str | Path | None) -> Spec:
+    reads = model_class(name).reads
+    for part in (train_set, validate_set):
+        if part is not None and part.kind != reads:
+            raise ModelError(f"model {name} reads {reads}; the set {part.name} at {part.folder} holds {part.kind}")
+    if train_set.rows == 0:
+        raise ModelError(f"model {name}: the training set at {train_set.folder} has no rows; see `split` in the recipe")
+    if validate_set is not None and validate_set.rows == 0:
+        validate_set = None
+    previous = describe(warm_from)["rows"] if warm_from else None
+    rows = capacities({table: size for table, size in train_set.table_rows.items() if table not in BUCKET_ROWS}, previous)
+    settings = recipe.models.get(name, {})
+    key = fingerprint({"model": name, "settings": settings, "rows": rows, "train": train_set.digest, "code": code_revision(),
+                       "validate": validate_set.digest if validate_set else "", "warm": _digest(warm_from), "shards": SHARDS})
+    return Spec(model=name, settings=settings, rows=rows, train=str(train_set.folder), out=str(out.absolute()), resume=resume,
+                validate_on=str(validate_set.folder) if validate_set else None, vocabulary=str(vocabulary) if vocabulary else None,
+                warm_from=str(warm_from) if warm_from else None,
+                checkpoints=str(cache_root(recipe.name) / "checkpoints" / f"{name}-{key}"))
+
+
+def _digest(artifact: str | Path | None) -> str:
+    if artifact is None:
+        return ""
+    return fingerprint({name: float(tensor.double().sum()) for name, tensor in load_weights(artifact).model.items()})
+
+
+def launch(spec: Spec, processes: int, launcher: Launcher) -> None:
+    """Run all ranks of a spec and wait for them. Raises what a rank raised, as one line."""
+    out = Path(spec.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (_RESULT, _ERROR):
+        (out / name).unlink(missing_ok=True)
+    path = out / _SPEC
+    path.write_text(spec.model_dump_json(indent=1))
+    if processes == 1:
+        run_rank(str(path))
+        return
+    try:
+        with _importable():
+            _by_spark(path, processes) if launcher == "spark" else _by_torchrun(path, processes)
+    except Exception as error:
+        text = (out / _ERROR).read_text() if (out / _ERROR).is_file() else f"model {spec.model}: {processes} processes: {error}"
+        raise ModelError(text) from error
+
+
+def _by_torchrun(path: Path, processes: int) -> None:
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+                    "-m", "jobs.train", "--spec", str(path)], check=True)
+
+
+def _by_spark(path: Path, processes: int) -> None:
+    import torch
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    from feature_store.session import spark_session
+
+    master = spark_session("moveline-train").sparkContext.master
+    local = master.startswith("local[") or master == "local"
+    TorchDistributor(num_processes=processes, local_mode=local, use_gpu=torch.cuda.is_available()).run(run_rank, str(path))
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Child processes find our packages, in a checkout as well."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def run_rank(path: str) -> None:
+    """One rank of the run that a spec file describes. Rank 0 writes the artifact and result.json."""
+    spec = Spec.model_validate_json(Path(path).read_text())
+    try:
+        with process_group() as place:
+            _train_here(spec, place)
+    except MovelineError as error:
+        (Path(spec.out) / _ERROR).write_text(str(error))
+        raise
+
+
+def _train_here(spec: Spec, place: Place) -> None:
+    model = model_class(spec.model).build(spec.settings, spec.rows)
+    start = grown_weights(load_weights(spec.warm_from), model) if spec.warm_from else None
+    trainer = Trainer(model, place, _stream(spec.train, spec, place, model.config.items_a_batch, model.config.seed),
+                      _stream(spec.validate_on, spec, place, model.config.items_a_batch, None) if spec.validate_on else None,
+                      spec.checkpoints, start)
+    history = trainer.fit(spec.resume, spec.stop_after)
+    weights = trainer.weights()
+    if place.rank == 0:
+        save_artifact(spec.out, model, weights, spec.vocabulary, {"history": history})
+        result = {"history": history, "losses": trainer.progress.losses}
+        (Path(spec.out) / _RESULT).write_text(json.dumps(result))
+
+
+def _stream(folder: str, spec: Spec, place: Place, items_a_batch: int, seed: int | None) -> Stream:
+    """Batches of an encoded set for this rank; without a seed, in order."""
+    from feature_store.loader import PageStream, PairStream
+
+    found = EncodedSet.load(folder)
+    part = -(-items_a_batch // SHARDS)
+    order: dict[str, Any] = {"rank": place.rank, "world": place.world, "shards": SHARDS, "seed": seed or 0,
+                             "shuffle": seed is not None, "rows": spec.rows}
+    if found.kind == "pages":
+        return PageStream(found, items_a_batch=part, **order)
+    return PairStream(found, pairs_a_batch=part, **order)
+
+
+def main() -> None:
+    """Entry of a rank that torchrun started."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description="One rank of a training run.")
+    parser.add_argument("--spec", required=True, help="JSON file written by jobs.train.train")
+    try:
+        run_rank(parser.parse_args().spec)
+    except MovelineError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
