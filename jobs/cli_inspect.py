@@ -53,24 +53,10 @@ def tables(
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
-    """A table on the terminal; the columns are the keys of the first row."""
-    from rich.console import Console
-    from rich.table import Table
+    """A table on the terminal."""
+    from jobs.terminal import console, grid
 
-    table = Table(title=title, title_justify="left")
-    for key in rows[0]:
-        table.add_column(key, justify="right" if isinstance(rows[0][key], int | float) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(v) for v in row.values()))
-    Console().print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return "" if value is None else str(value)
+    console().print(grid(title, rows))
 
 
 def snapshot(conf: Conf = DEFAULT_CONF, ds: Ds = "", as_json: Json = False) -> None:

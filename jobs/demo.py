@@ -11,8 +11,6 @@ from types import FrameType
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from feature_store.errors import MovelineError
 from feature_store.home import lake_root, raw_root
@@ -21,9 +19,7 @@ from feature_store.tables import Lake
 from jobs import follow, inspect_lake, inspect_models, services
 from jobs.preflight import check
 from jobs.run_job import days_asked, run_simulate
-
-_WIDTH = 132
-_BASELINES = ("popularity", "base_rate")
+from jobs.terminal import console, grid
 
 
 def run_demo(conf: Path, data: Path | None, plain: bool) -> None:
@@ -112,24 +108,24 @@ def _deaf() -> Iterator[None]:
 
 
 def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> None:
-    console = Console(width=None if Console().is_terminal else _WIDTH)
+    out = console()
     rows = inspect_lake.overview(Lake(lake_root(recipe.name)))
     if not rows:
         raise MovelineError(f"{recipe.name}: no table was built")
-    console.print(_grid(f"{recipe.name}: {rows[0]['first']} to {rows[0]['last']}", rows))
+    out.print(grid(f"{recipe.name}: {rows[0]['first']} to {rows[0]['last']}", rows))
     if not recipe.has_exposures:
-        console.print(_events_only(recipe) + ".")
+        out.print(_events_only(recipe) + ".")
     trained = [r for r in inspect_models.versions() if r["model"].startswith(f"{recipe.name}-") and r["alias"]]
     if trained:
-        console.print(_grid("registered models", [{k: r[k] for k in ("model", "version", "alias", "day")} for r in trained]))
+        out.print(grid("registered models", [{k: r[k] for k in ("model", "version", "alias", "day")} for r in trained]))
         metrics = [m for r in trained for m in inspect_models.beside_baselines(r)]
         if metrics:
-            console.print(_grid("on the test day (higher is better; for log loss and calibration error lower is)", metrics))
+            out.print(grid("on the test day (higher is better; for log loss and calibration error lower is)", metrics))
     elif recipe.has_exposures and recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")
     again = f"--conf {conf}" + (f" --data {data}" if data else "")
-    console.print(f"Took {seconds:.0f} s. Nothing is running any more. Look further:")
+    out.print(f"Took {seconds:.0f} s. Nothing is running any more. Look further:")
     for command, why in (
         (f"moveline up {again}", "start Airflow and MLflow again and click through their pages"),
         (
@@ -139,13 +135,4 @@ def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> No
         ("moveline models", "registered versions and their metrics"),
         (f"moveline daily {again}", "build the tables again without Airflow: nothing changed, so everything is skipped"),
     ):
-        console.print(f"  .venv/bin/{command}\n      {why}", highlight=False)
-
-
-def _grid(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for key, value in rows[0].items():
-        table.add_column(key, justify="right" if isinstance(value, int | float) else "left")
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
-    return table
+        out.print(f"  .venv/bin/{command}\n      {why}")
