@@ -1,0 +1,101 @@
+"""Encoded rows (Arrow) -> batches of tensors. Loads torch, never Spark or petastorm: serving shares it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from feature_store.batch import CANDIDATE_DENSE, FEATURES, TABLES, VISIT_DENSE, PageBatch, PairBatch
+from feature_store.encoding import ENCODED_PAGES, ENCODED_PAIRS
+from feature_store.errors import TableError
+
+PAGE_COLUMNS = [name for name in ENCODED_PAGES.names if name not in ("page_id", "user_id")]
+"""Columns of `ENCODED_PAGES` that a batch is made of."""
+
+PAIR_COLUMNS = list(ENCODED_PAIRS.names)
+_TABLE_OF = {feature: table for table, features in TABLES.items() for feature in features} | {"left": "item", "right": "item"}
+
+
+def page_batch(pages: pa.Table, rows: Mapping[str, int]) -> PageBatch:
+    """Encoded pages as one batch.
+
+    Parameters
+    ----------
+    pages : columns `PAGE_COLUMNS` of `encoding.ENCODED_PAGES`, B rows. rows : embedding table -> its rows.
+
+    Raises
+    ------
+    TableError : an index is outside its table (a sharded table would silently take row 0), or a column is missing.
+    """
+    dense = [torch.from_numpy(np.stack([flat(pages, c) for c in names], axis=1)) for names in (CANDIDATE_DENSE, VISIT_DENSE)]
+    clicked, weight = (torch.from_numpy(flat(pages, c).copy()) for c in ("clicked", "weight"))
+    user, row, time = (torch.from_numpy(flat(pages, c).copy()) for c in ("user", "row", "cut_time"))
+    return PageBatch(jagged(pages, FEATURES, rows), dense[0], dense[1], clicked, weight, user, row, time)
+
+
+def pair_batch(pairs: pa.Table, rows: Mapping[str, int]) -> PairBatch:
+    """Encoded pairs (`encoding.ENCODED_PAIRS`) as one batch; raises as `page_batch` does."""
+    kind, weight, page = (torch.from_numpy(flat(pairs, c).copy()) for c in ("kind", "weight", "page"))
+    return PairBatch(jagged(pairs, ("left", "right"), rows), kind, weight, page)
+
+
+def jagged(table: pa.Table, keys: Sequence[str], rows: Mapping[str, int] | None = None) -> KeyedJaggedTensor:
+    """Columns of whole numbers, or of lists of them, as a KeyedJaggedTensor of stride len(table).
+
+    Parameters
+    ----------
+    keys : columns, in order. rows : embedding table -> rows, to check the indexes by; None checks nothing.
+    """
+    values = [flat(table, key) for key in keys]
+    if rows is not None:
+        for key, found in zip(keys, values, strict=True):
+            _inside(key, found, rows[_TABLE_OF[key]])
+    counts = np.concatenate([lengths(table, key) for key in keys])
+    return KeyedJaggedTensor(keys=list(keys), values=torch.from_numpy(np.concatenate(values)), lengths=torch.from_numpy(counts))
+
+
+def _inside(key: str, values: np.ndarray, rows: int) -> None:
+    if len(values) and (values.max() >= rows or values.min() < 0):
+        found = values.max() if values.max() >= rows else values.min()
+        raise TableError(f"feature {key}: index {found} is outside its table of {rows} rows; encode with the vocabulary the tables "
+                         "were sized for, or grow the tables")
+
+
+def flat(table: pa.Table, name: str) -> np.ndarray:
+    """The values of a column, those of a list column one list after the other."""
+    chunks = _column(table, name).chunks
+    parts = [(c.flatten() if pa.types.is_list(c.type) else c).to_numpy(zero_copy_only=False) for c in chunks]
+    if len(parts) == 1:
+        return parts[0]
+    kind = table.schema.field(name).type
+    return np.concatenate(parts) if parts else np.empty(0, (kind.value_type if pa.types.is_list(kind) else kind).to_pandas_dtype())
+
+
+def lengths(table: pa.Table, name: str) -> np.ndarray:
+    """[len(table)] int32: how many values each row has; 1 for a column without lists."""
+    column = _column(table, name)
+    if not pa.types.is_list(column.type):
+        return np.ones(len(table), np.int32)
+    parts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        raise TableError(f"encoded rows have no column {name}; encode them again with this version")
+    return table[name]
+
+
+def padding_page() -> pa.Table:
+    """A page that counts for nothing: one item of index 0 and weight 0, no history, row and user -1."""
+    shown = ("candidate_item", "candidate_category", "candidate_position", *CANDIDATE_DENSE, "clicked", "weight")
+    schema = pa.schema([ENCODED_PAGES.field(c) for c in PAGE_COLUMNS])
+    row = {f.name: [0] if f.name in shown else [] if pa.types.is_list(f.type) else 0 for f in schema}
+    return pa.Table.from_pylist([row | {"row": -1, "user": -1, "n_items": 1}], schema=schema)
+
+
+def padding_pair() -> pa.Table:
+    """A pair of weight 0 between two paddings, of page -1."""
+    return pa.Table.from_pylist([{"left": 0, "right": 0, "kind": 0, "weight": 0.0, "page": -1}], schema=ENCODED_PAIRS)

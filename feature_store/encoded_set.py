@@ -1,0 +1,107 @@
+"""An encoded set: Parquet files of encoded pages or pairs, with a manifest that names their bytes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.encoding import ENCODED_PAGES, ENCODED_PAIRS
+from feature_store.errors import TableError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """One Parquet file. items : shown items of its pages (its rows, for pairs). digest : start of the bytes' SHA-256."""
+
+    name: str
+    bytes: int
+    rows: int
+    items: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """Pages or pairs of one window of time, encoded by one vocabulary.
+
+    Attributes
+    ----------
+    folder : where the files lie. name : the window, e.g. `train`. kind : what a row is. key : digest of all it was made from.
+    table_rows : embedding table -> rows it needs at least; every index is below. vocabulary : digest of the vocabulary used.
+    table, version, days : the lake table read, its version, and the days. counts : rows in, out, and excluded by name.
+    """
+
+    folder: str
+    name: str
+    kind: Literal["pages", "pairs"]
+    key: str
+    files: tuple[EncodedFile, ...]
+    table_rows: Mapping[str, int]
+    vocabulary: str
+    table: str
+    version: int
+    days: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Pages (or pairs)."""
+        return sum(f.rows for f in self.files)
+
+    @property
+    def items(self) -> int:
+        """Shown items of all pages (pairs, for pairs)."""
+        return sum(f.items for f in self.files)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the files, in a fixed order."""
+        return [f"{self.folder}/{f.name}" for f in self.files]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the bytes of all files."""
+        return hashlib.sha256(" ".join(f.digest for f in self.files).encode()).hexdigest()[:32]
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows in order, without shuffling (for evaluation and reports); columns of `ENCODED_PAGES` or `ENCODED_PAIRS`."""
+        whole = ENCODED_PAGES if self.kind == "pages" else ENCODED_PAIRS
+        schema = whole if columns is None else pa.schema([whole.field(c) for c in columns])
+        return pa.concat_tables([schema.empty_table(), *(pq.read_table(p, columns=schema.names).cast(schema) for p in self.paths)])
+
+    def verify(self) -> None:
+        """Compare every file with the manifest. Raises TableError naming the first that is missing or changed."""
+        for f in self.files:
+            path = Path(self.folder) / f.name
+            if not path.is_file() or (path.stat().st_size, file_digest(path)) != (f.bytes, f.digest):
+                raise TableError(f"{path}: missing or changed since it was encoded; delete {self.folder} and encode again")
+
+    def save(self) -> None:
+        """Write the manifest into the folder."""
+        content = {k: v for k, v in asdict(self).items() if k != "folder"}
+        text = json.dumps({**content, "rows": self.rows, "items": self.items}, indent=1, sort_keys=True)
+        (Path(self.folder) / MANIFEST).write_text(text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "EncodedSet":
+        """Read a manifest. Raises TableError when there is none or it is not legible."""
+        try:
+            content = json.loads((Path(folder) / MANIFEST).read_text())
+            content = {k: content[k] for k in cls.__dataclass_fields__ if k != "folder"}
+            files = tuple(EncodedFile(**f) for f in content.pop("files"))
+            return cls(str(folder), files=files, days=tuple(content.pop("days")), **content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TableError(f"{folder}: no legible {MANIFEST}; delete the folder and encode again") from error
+
+
+def file_digest(path: Path) -> str:
+    """First 32 hex digits of the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]

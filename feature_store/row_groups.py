@@ -1,0 +1,128 @@
+"""Row groups of Parquet files, whole, as Arrow tables: scheduled, shuffled and sharded by petastorm.
+
+petastorm's batch reader wants every list of a column to be of one length. Only its results-queue reader does: replaced by
+`_WholeTables`, the table a worker read reaches us as it is.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from petastorm import make_batch_reader
+from petastorm.workers_pool import EmptyResultError
+
+from feature_store.errors import TableError
+
+_PICKLED_SCHEMA = b"dataset-toolkit.unischema.v1"
+_TABLES_AHEAD = 4
+
+# petastorm calls Arrow's former dataset interface, and from threads of its own: its warnings are not the user's.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
+warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"petastorm\.")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group: its file, its rows, and the shown items of its pages (its rows where the file has no column n_items)."""
+
+    file: str
+    rows: int
+    items: int
+
+
+def row_groups(files: Sequence[str]) -> list[RowGroup]:
+    """Every row group of the files, in the order of petastorm's indexes.
+
+    Raises
+    ------
+    TableError : a file is missing, is no Parquet file, or carries a pickled schema (reading that would run code from the data).
+    """
+    refuse_pickled_schemas(files)
+    return [group for file in files for group in _of_file(file)]
+
+
+def _of_file(file: str) -> list[RowGroup]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            if _PICKLED_SCHEMA in (parquet.metadata.metadata or {}):
+                raise TableError(_pickled(file))
+            counts = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+            if "n_items" not in parquet.schema_arrow.names:
+                return [RowGroup(file, rows, rows) for rows in counts]
+            items = [sum(parquet.read_row_group(n, ["n_items"])["n_items"].to_numpy()) for n in range(parquet.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}); encode again") from error
+    return [RowGroup(file, rows, int(n)) for rows, n in zip(counts, items, strict=True)]
+
+
+def refuse_pickled_schemas(files: Iterable[str]) -> None:
+    """Raise TableError when a folder holds petastorm's pickled schema: opening such a data set unpickles whatever it contains."""
+    for folder in sorted({str(Path(f).parent) for f in files}):
+        for name in ("_common_metadata", "_metadata"):
+            path = Path(folder) / name
+            if path.is_file() and _PICKLED_SCHEMA in path.read_bytes():
+                raise TableError(_pickled(str(path)))
+
+
+def _pickled(path: str) -> str:
+    return f"{path}: carries a pickled petastorm schema, which is code; write plain Parquet files instead"
+
+
+def read_tables(files: Sequence[str], columns: Sequence[str] | None = None, *, shard: int = 0, shards: int = 1,
+                seed: int | None = None, workers: int = 1) -> Iterator[pa.Table]:
+    """The row groups of one shard (those whose number is `shard` modulo `shards`), each as one table.
+
+    Parameters
+    ----------
+    columns : None reads all. seed : order of the row groups is shuffled by it; None keeps the order of the files.
+    workers : reading threads; with one, the order is the same on every pass.
+    """
+    fields = None if columns is None else [f"^{c}$" for c in columns]
+    urls = [f"file://{Path(f).absolute()}" for f in files]
+    reader = make_batch_reader(urls, schema_fields=fields, reader_pool_type="thread", workers_count=workers, seed=seed,
+                               results_queue_size=_TABLES_AHEAD, shuffle_row_groups=seed is not None, cur_shard=shard,
+                               shard_count=shards)
+    reader._results_queue_reader = _WholeTables()
+    try:
+        for table in reader:
+            yield table if columns is None else table.select(list(columns))
+    finally:
+        reader.stop()
+        reader.join()
+
+
+class _WholeTables:
+    """Hands over the table a worker has read, as it is."""
+
+    batched_output = True
+
+    def read_next(self, workers_pool: Any, schema: Any, ngram: Any) -> pa.Table:
+        """The next table of the pool; StopIteration after the last."""
+        try:
+            return workers_pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+def scan_rows(files: Sequence[str], workers: int) -> int:
+    """Read everything once with several workers, in any order, and count the rows.
+
+    Raises
+    ------
+    TableError : the rows that arrived are not those that the footers of the files promise.
+    """
+    promised = sum(group.rows for group in row_groups(files))
+    found = sum(len(table) for table in read_tables(files, workers=workers))
+    audit(found, promised, f"{len(files)} files with {workers} workers")
+    return found
+
+
+def audit(found: int, promised: int, what: str) -> None:
+    """Raise TableError when rows were lost or doubled on the way."""
+    if found != promised:
+        raise TableError(f"{what}: {found} rows arrived, the Parquet footers promise {promised}; the files changed while they "
+                         "were read or the reader lost rows, run it again")
