@@ -34,7 +34,8 @@ class Rule:
 def rules(table: str, quality: Quality, source: Source) -> list[Rule]:
     """The rules of a table, in the order in which they are asked."""
     contract = CONTRACTS[table]
-    return [*_required(contract), *_texts(contract, quality), *_ranges(contract), *_known(contract, source), *_times(contract, quality)]
+    values = [*_required(contract), *_texts(contract, quality), *_ranges(contract)]
+    return [*values, *_known(contract, source), *_times(contract, quality)]
 
 
 def _required(contract: Contract) -> list[Rule]:
@@ -63,7 +64,8 @@ def _ranges(contract: Contract) -> list[Rule]:
 
 def _known(contract: Contract, source: Source) -> list[Rule]:
     allowed = {"scene": source.scenes, "action": source.actions, "op": ["upsert", "delete"]}
-    return [Rule(f"unknown_{c}", ~F.col(c).isin(values)) for c, values in allowed.items() if values is not None and c in contract.columns]
+    return [Rule(f"unknown_{c}", ~F.col(c).isin(values)) for c, values in allowed.items()
+            if values is not None and c in contract.columns]
 
 
 def _times(contract: Contract, quality: Quality) -> list[Rule]:
@@ -107,7 +109,8 @@ def _versions(frame: DataFrame, contract: Contract) -> DataFrame:
     # Of the good rows of one key the newest available stands (a delete before an upsert of the same time). The same content
     # delivered again counts from its first arrival; an older, different version is superseded; the rest are repeats.
     good = F.col(STATUS).isNull()
-    content = F.xxhash64(*[hashed(F.col(c), frame.schema[c].dataType) for c in contract.columns if c not in ("ds", "available_time")])
+    said = [c for c in contract.columns if c not in ("ds", "available_time")]
+    content = F.xxhash64(*[hashed(F.col(c), frame.schema[c].dataType) for c in said])
     frame = frame.withColumn("_good", good).withColumn("_content", content)
     delete = F.col("op") == "delete" if "op" in contract.columns else F.lit(False)
     # Bad rows are spread by what they are; they take no part.
@@ -120,8 +123,9 @@ def _versions(frame: DataFrame, contract: Contract) -> DataFrame:
     older = ~same & (F.col("available_time") < F.col("_newest"))
     taken = F.first(delete).over(newest) if "op" in contract.columns else F.lit(False)
     frame = frame.withColumn("_taken", taken)
-    status = (F.when(~F.col("_good"), F.col(STATUS)).when((F.col("_place") == 1) & ~F.col("_taken"), F.lit(OUT))
-              .when(F.col("_place") == 1, F.lit(DELETED)).when(older & F.col("_taken"), F.lit(DELETED)).when(older, F.lit(SUPERSEDED))
+    stands, deleted = F.col("_place") == 1, F.col("_taken")
+    status = (F.when(~F.col("_good"), F.col(STATUS)).when(stands & ~deleted, F.lit(OUT))
+              .when(deleted & (stands | older), F.lit(DELETED)).when(older, F.lit(SUPERSEDED))
               .otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
     return frame.withColumn(STATUS, status).drop("_good", "_content", "_top", "_newest", "_place", "_taken")
 
@@ -165,5 +169,5 @@ def within_limit(counts: Mapping[str, int], origin: str, ds: str, quality: Quali
         return
     top = ", ".join(f"{k} {n}" for k, n in sorted(rejects.items(), key=lambda kv: (-kv[1], kv[0]))[:3])
     raise InputError(f"{origin}, ds={ds}: {refused_rows} of {rows} rows ({refused_rows / rows:.1%}) were rejected, above "
-                     f"quality.max_reject_share = {quality.max_reject_share:.1%}: {top}; look at them with `moveline tables rejects "
-                     f"--conf {recipe_path} --ds {ds}`; nothing of this day was made visible")
+                     f"quality.max_reject_share = {quality.max_reject_share:.1%}: {top}; look at them with "
+                     f"`moveline tables rejects --conf {recipe_path} --ds {ds}`; nothing of this day was made visible")

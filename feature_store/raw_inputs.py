@@ -27,7 +27,7 @@ class RawFiles:
 
     Attributes
     ----------
-    name, spec : the input. paths : files or folders that exist and hold data. own : those of the day itself (without the late days).
+    name, spec : the input. paths : files or folders that exist and hold data. own : those of the day itself (no late days).
     digest : digest of the names, sizes and modification times of all files below `paths`.
     """
 
@@ -43,7 +43,7 @@ def find_files(spark: SparkSession, name: str, spec: Input, data: str, ds: str, 
 
     Parameters
     ----------
-    data : folder that relative paths start from. days_back : with `{ds}`, also the folders of this many earlier days, where present.
+    data : folder that relative paths start from. days_back : with `{ds}`, also the folders of this many earlier days, if present.
 
     Raises
     ------
@@ -93,18 +93,22 @@ def read_rows(spark: SparkSession, raw: RawFiles, place: str) -> DataFrame:
     ConfigError : columns are needed and absent, or are no Spark DDL. InputError : a file cannot be read.
     """
     if not raw.paths:
-        return spark.createDataFrame([], _declared(spark, raw.spec, place, "an optional input needs them while its file is missing"))
+        why = "an optional input needs them while its file is missing"
+        return spark.createDataFrame([], _declared(spark, raw.spec, place, why))
     frame = _parsed(spark, raw, raw.paths, place)
     return frame.where(F.col(CORRUPT).isNull()).drop(CORRUPT) if CORRUPT in frame.columns else frame
 
 
-def malformed_rows(spark: SparkSession, raw: RawFiles, place: str) -> tuple[DataFrame, int] | None:
-    """Lines of the day's own files that could not be parsed (column `_corrupt_record`), and how many lines there are in all."""
+def malformed_rows(spark: SparkSession, raw: RawFiles, place: str) -> tuple[DataFrame, int, int] | None:
+    """Lines of the day's own files that could not be parsed (columns `line`, `key`), how many, and the number of all lines."""
     if raw.spec.format not in _TEXT_FORMATS or not raw.own:
         return None
     frame = _parsed(spark, raw, raw.own, place)
-    bad = frame.where(F.col(CORRUPT).isNotNull()).select(CORRUPT)
-    return bad, frame.agg(F.count("*").alias("n"), F.count(CORRUPT).alias("bad")).first()["n"]  # type: ignore[index]
+    # Spark refuses a query of the corrupt column alone, so that the first column goes along.
+    key = F.md5(F.concat_ws("|", F.col(CORRUPT), F.col(f"`{frame.columns[0]}`").cast("string")))
+    bad = frame.where(F.col(CORRUPT).isNotNull()).select(F.col(CORRUPT).alias("line"), key.alias("key"))
+    counts = frame.agg(F.count(F.lit(1)).alias("all"), F.count(CORRUPT).alias("bad"), F.count(f"`{frame.columns[0]}`")).collect()[0]
+    return bad, counts["bad"], counts["all"]
 
 
 def _parsed(spark: SparkSession, raw: RawFiles, paths: tuple[str, ...], place: str) -> DataFrame:

@@ -22,8 +22,8 @@ from feature_store.tables import union_all
 OWN_TIME = {"events": "event_time", "exposures": "shown_time", "clicks": "click_time", "items": "valid_from", "users": "valid_from"}
 """The column whose UTC day is the day of a row. A recipe maps some or all of these tables."""
 BAD, RAW = "_bad", "_raw"
-_VOLATILE = re.compile(r"\b(rand|randn|random|uuid|shuffle|now|monotonically_increasing_id|spark_partition_id|unix_timestamp(?=\s*\(\s*\)))"
-                       r"\s*\(|\b(current_timestamp|current_date|curdate|localtimestamp)\b", re.I)
+_VOLATILE = re.compile(r"\b(rand|randn|random|uuid|shuffle|now|monotonically_increasing_id|spark_partition_id)\s*\("
+                       r"|\bunix_timestamp\s*\(\s*\)|\b(current_timestamp|current_date|curdate|localtimestamp)\b", re.I)
 
 
 class Source:
@@ -61,12 +61,14 @@ class Source:
         """Digest of the files of one input."""
         return self._raw(name).digest
 
-    def malformed(self, name: str) -> tuple[DataFrame, int] | None:
-        """Lines of a text input that could not be parsed, and the number of its lines; None for typed formats."""
+    def malformed(self, name: str) -> tuple[DataFrame, int, int] | None:
+        """Lines of a text input that could not be parsed, their number, and the number of all; None for typed formats."""
         return malformed_rows(self.spark, self._raw(name), self._at("inputs", name))
 
     def rows(self, table: str, any_day: bool = False) -> DataFrame:
-        """Rows of a table: those whose own time lies in the day, and those without a legible time; with `any_day` all that are read.
+        """Rows of a table: those whose own time lies in the day, and those without a legible time.
+
+        With `any_day` all that are read.
 
         Returns
         -------
@@ -125,14 +127,8 @@ class Source:
             frame = checked(frame, mapping.where, f"{place}.where", lambda f, e: f.where(e))
         _known_columns(contract, mapping, place)
         frame = frame.select(F.struct(*[F.col(f"`{c}`") for c in frame.columns]).alias(RAW), "*")
-        typed, bad = [], []
-        for field in spark_schema(contract.schema):
-            text = mapping.columns.get(field.name)
-            if text is not None:
-                column, wrong = _typed(frame, field.name, text, field.dataType, f"{place}.columns.{field.name}")
-                typed.append(column.alias(field.name))
-                bad += [wrong] if wrong is not None else []
-        fit = frame.select(*typed, _first(bad).alias(BAD), RAW)
+        typed, bad = _typed(frame, contract, mapping.columns, f"{place}.columns")
+        fit = frame.select(*typed, F.coalesce(*bad, F.lit(None).cast("string")).alias(BAD), RAW)
         own = OWN_TIME[table]
         if own in mapping.columns and not any_day:
             fit = fit.where(F.col(own).isNull() | in_day(own, self.ds))
@@ -165,12 +161,27 @@ def in_day(column: str, ds: str) -> Column:
 
 def checked(frame: DataFrame, text: str, place: str, use: Callable[[DataFrame, Column], DataFrame]) -> DataFrame:
     """Apply an expression; what Spark says against it becomes a ConfigError that starts with `place`."""
-    if _VOLATILE.search(re.sub(r"'[^']*'|`[^`]*`", "", text)):
-        raise ConfigError(f"{place}: {text!r} uses the clock or chance; a row must be the same whenever it is made again")
+    _steady(text, place)
     try:
         return use(frame, F.expr(text))
     except PySparkException as error:
         raise ConfigError(f"{place}: {' '.join(text.split())!r}: {_reason(error, frame)}") from error
+
+
+def _steady(text: str, place: str) -> None:
+    if _VOLATILE.search(re.sub(r"'[^']*'|`[^`]*`", "", text)):
+        raise ConfigError(f"{place}: {text!r} uses the clock or chance; a row must be the same whenever it is made again")
+
+
+def _types(frame: DataFrame, texts: dict[str, str], place: str) -> StructType:
+    for name, text in texts.items():
+        _steady(text, f"{place}.{name}")
+    try:  # all at once: asking Spark about each column costs as much as about all
+        return frame.select(*[F.expr(text).alias(name) for name, text in texts.items()]).schema
+    except PySparkException:
+        for name, text in texts.items():
+            checked(frame, text, f"{place}.{name}", lambda f, e: f.select(e))
+        raise
 
 
 def _reason(error: PySparkException, frame: DataFrame) -> str:
@@ -205,19 +216,21 @@ def _known_columns(contract: Contract, mapping: Mapping, place: str) -> None:
         raise ConfigError(f"{place}.columns.{missing[0]}: missing; {contract.name} needs {', '.join(missing)} too")
 
 
-def _typed(frame: DataFrame, name: str, text: str, kind: DataType, place: str) -> tuple[Column, Column | None]:
-    found = checked(frame, text, place, lambda f, e: f.select(e.alias(name))).schema[0].dataType
-    fits = f"({text})" if found == kind else f"try_cast(({text}) as {kind.simpleString()})"
-    checked(frame, fits, place, lambda f, e: f.select(e))
-    # An empty text is no value.
-    column = F.expr(f"nullif({fits}, '')") if isinstance(kind, StringType) else F.expr(fits)
-    if found == kind or found.typeName() == "void" or isinstance(kind, StringType):
-        return column, None
-    return column, F.when(F.expr(f"({text}) is not null and {fits} is null"), F.lit(f"bad_{name}"))
-
-
-def _first(reasons: list[Column]) -> Column:
-    return F.coalesce(*reasons, F.lit(None).cast("string"))
+def _typed(frame: DataFrame, contract: Contract, texts: dict[str, str], place: str) -> tuple[list[Column], list[Column]]:
+    # The columns in the contract's types, and for each that may not fit the reason of its reject.
+    found, wanted = _types(frame, texts, place), spark_schema(contract.schema)
+    cast = {n: f"({t})" if found[n].dataType == wanted[n].dataType else f"try_cast(({t}) as {wanted[n].dataType.simpleString()})"
+            for n, t in texts.items()}
+    _types(frame, cast, place)
+    typed, bad = [], []
+    for name, text in cast.items():
+        if isinstance(wanted[name].dataType, StringType):
+            typed.append(F.expr(f"nullif({text}, '')").alias(name))  # an empty text is no value
+        else:
+            typed.append(F.expr(text).alias(name))
+            if text.startswith("try_cast"):
+                bad.append(F.when(F.expr(f"({texts[name]}) is not null and {text} is null"), F.lit(f"bad_{name}")))
+    return typed, bad
 
 
 def _row_id(raw: StructType, number: int) -> Column:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from feature_store.contracts import CONTRACTS
 from feature_store.quality import JOINED, MAX_ROW_CHARS, OUT, ROW, STATUS, accounted, judged, refused, short_json, within_limit
-from feature_store.raw_inputs import CORRUPT, explained
+from feature_store.raw_inputs import explained
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
 from feature_store.sources import OWN_TIME, Source, in_day
@@ -79,7 +79,7 @@ class Ingest:
         held: list[DataFrame] = []
         try:
             result = build_day(self.lake.table(name), self.ds, partial(self._inputs, [name, *clicks]),
-                               lambda inputs: self._make(name, inputs, held))
+                               lambda inputs: self._make(name, dict(inputs), held))
         finally:
             for frame in held:
                 frame.unpersist()
@@ -89,7 +89,8 @@ class Ingest:
         source = self._wide() if "clicks" in names else self.source
         files = {k: v for name in names for k, v in source.digests(name).items()}
         # Only what shapes these tables: another table's mapping does not make them run again.
-        slim = {k: v for k, v in self.recipe.source.model_dump(by_alias=True).items() if k in (*names, "inputs", "views", "available_delay_s", "scenes", "actions")}
+        used = {*names, "inputs", "views", "available_delay_s", "scenes", "actions"}
+        slim = self.recipe.source.model_dump(by_alias=True, include=used)
         config = json.dumps({"source": slim, "quality": self.recipe.quality.model_dump()}, sort_keys=True)
         return {**files, "code": source_digest(*_CODE), "config": config}
 
@@ -115,8 +116,8 @@ class Ingest:
         """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""
         quality, source = self.recipe.quality, self.recipe.source
         clicks = judged(self.source.rows("clicks", any_day=True), "clicks", quality, source)
-        other = self._wide().rows("exposures", any_day=True).where(~in_day(OWN_TIME["exposures"], self.ds)).select("page_id").distinct()
-        status = placed_clicks(clicks, shown, other, in_day(OWN_TIME["clicks"], self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
+        pages = self._wide().rows("exposures", any_day=True).where(~in_day("shown_time", self.ds)).select("page_id").distinct()
+        status = placed_clicks(clicks, shown, pages, in_day("click_time", self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
         held.append(status)
         return status
 
@@ -134,16 +135,16 @@ class Ingest:
         rejects = self.lake.table("rejects")
         if not bad and rejects.day({"ds": self.ds, "origin": origin}) is None:
             return
-        build_day(rejects, self.ds, lambda: {**inputs, "rows": str(bad)}, lambda _: Made(frame(), {"in": bad, "out": bad}), origin=origin)
+        build_day(rejects, self.ds, lambda: {**inputs, "rows": str(bad)}, lambda _: Made(frame(), {"in": bad, "out": bad}),
+                  origin=origin)
 
     def _malformed_of(self, name: str) -> str:
         found = self.source.malformed(name)
         if found is None:
             return ""
-        bad, lines = found
-        count = bad.count()
-        text = F.col(CORRUPT)
-        rows = bad.select(F.lit(f"input_{name}").alias("origin"), F.lit("malformed").alias("reason"), F.md5(text).alias("row_key"),
+        bad, count, lines = found
+        text = F.col("line")
+        rows = bad.select(F.lit(f"input_{name}").alias("origin"), F.lit("malformed").alias("reason"), F.col("key").alias("row_key"),
                           short_json(F.to_json(F.struct(F.substring(text, 1, MAX_ROW_CHARS).alias("line")))).alias("row"),
                           F.lit(self.ds).alias("ds"))
         self._write_rejects(f"input_{name}", lambda: rows, count, self._inputs([]) | {"raw": self.source.digest(name)})
@@ -153,8 +154,10 @@ class Ingest:
 
     def _empty_note(self, name: str) -> str:
         own = OWN_TIME[name]
-        first, last = self.source.rows(name, any_day=True).agg(F.min(own).cast("date"), F.max(own).cast("date")).first()  # type: ignore[misc]
-        return f"no rows of this day; the input holds days {first} to {last}" if first else "no rows of this day; the input is empty"
+        span = self.source.rows(name, any_day=True).agg(F.min(own).cast("date"), F.max(own).cast("date")).first()
+        if span is None or span[0] is None:
+            return "no rows of this day; the input is empty"
+        return f"no rows of this day; the input holds days {span[0]} to {span[1]}"
 
 
 def _statuses(rows: DataFrame) -> dict[str, int]:
@@ -166,8 +169,8 @@ def placed_clicks(clicks: DataFrame, shown: DataFrame, other_pages: DataFrame, o
 
     Parameters
     ----------
-    clicks : judged clicks of all days read. shown : judged exposures of the day. other_pages : `page_id` of the pages of other days.
-    own_day : whether a click's own time lies in the day.
+    clicks : judged clicks of all days read. shown : judged exposures of the day. other_pages : `page_id` of the pages of
+    other days. own_day : whether a click's own time lies in the day.
 
     Returns
     -------
@@ -177,11 +180,13 @@ def placed_clicks(clicks: DataFrame, shown: DataFrame, other_pages: DataFrame, o
     good = shown.where(F.col(STATUS) == OUT).select("page_id", "user_id", "item_id").distinct().withColumn("_shown", F.lit(True))
     pages = shown.select("page_id").where(F.col("page_id").isNotNull()).distinct().withColumn("_here", F.lit(True))
     other = other_pages.withColumn("_other", F.lit(True))
-    joined = clicks.join(good, ["page_id", "user_id", "item_id"], "left").join(pages, "page_id", "left").join(other, "page_id", "left")
+    joined = clicks.join(good, ["page_id", "user_id", "item_id"], "left").join(pages, "page_id", "left")
+    joined = joined.join(other, "page_id", "left")
     mine = F.coalesce(own_day, F.lit(True))
     orphan = mine & F.col("_other").isNull()
     is_good = F.col(STATUS) == OUT
-    status = (F.when(~is_good, F.when(F.col("_here") | mine, F.col(STATUS)).otherwise(_ELSEWHERE)).when(F.col("_shown"), F.lit(JOINED))
+    status = (F.when(~is_good, F.when(F.col("_here") | mine, F.col(STATUS)).otherwise(_ELSEWHERE))
+              .when(F.col("_shown"), F.lit(JOINED))
               .when(F.col("_here") | orphan, F.lit(NOT_SHOWN)).otherwise(_ELSEWHERE))
     return joined.withColumn(STATUS, status).where(F.col(STATUS) != _ELSEWHERE).drop("_shown", "_here", "_other")
 
