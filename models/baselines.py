@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from feature_store.collate import flat, lengths
 from models.metrics import Floats, Ints, sums_by
 
 SMOOTHING = 20.0
@@ -70,18 +71,6 @@ def recency(table: pa.Table) -> Floats:
     # Two unknown items may share an index: only the exact ids say whether an item was seen.
     seen = (keys[place] == asked) & (flat(table, "seen_before") > 0)
     return np.where(seen, 1.0 / (1.0 + since[::-1][last[place]]), 0.0)
-
-
-def flat(table: pa.Table, name: str) -> Floats:
-    """All values of a list column, one after the other."""
-    column = table[name].combine_chunks()
-    values = column.flatten() if isinstance(column, pa.Array) else pa.concat_arrays([c.flatten() for c in column.chunks])
-    return values.to_numpy(zero_copy_only=False)
-
-
-def lengths(table: pa.Table, name: str) -> Ints:
-    """[B] how many values each row's list has."""
-    return np.concatenate([np.zeros(0, np.int64), *(np.diff(c.offsets.to_numpy()).astype(np.int64) for c in table[name].chunks)])
 
 
 def _added(total: Floats, codes: Ints, clicked: Floats, weight: Floats) -> Floats:

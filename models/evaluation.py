@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_store.collate import flat, lengths
 from feature_store.contracts import PAIR_KINDS
 from models import metrics
-from models.baselines import PROBABILITIES, flat, lengths
+from models.baselines import PROBABILITIES
 from models.bootstrap import Estimate, Resampler, estimate
 from models.metrics import Floats, Ints
 
@@ -116,16 +117,17 @@ def evaluate_pairs(score: Floats, kind: Ints, weight: Floats, page: Ints, baseli
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The numbers of a result as one flat mapping for a tracking server: `model.auc`, `model.auc.low`, `popularity.ndcg_5`, ..."""
-    out: dict[str, float] = {}
+    """The numbers of a result as one flat mapping for a tracking server: `test.auc`, `test.auc.low`, `test.popularity.auc`,
+    `test.over_popularity.auc` (the paired difference), `test.truth.gap_closed`, ..."""
+    out: dict[str, float | None] = {}
     for name, own in result["metrics"].items():
-        for metric, found in own.items():
-            out[f"{name}.{metric}"] = found["value"]
-            if name == MODEL:
-                out |= {f"{name}.{metric}.low": found["low"], f"{name}.{metric}.high": found["high"]}
+        if name != MODEL:
+            out |= {f"test.{name}.{metric}": found["value"] for metric, found in own.items()}
+    for metric, found in result["metrics"][MODEL].items():
+        out |= {f"test.{metric}": found["value"], f"test.{metric}.low": found["low"], f"test.{metric}.high": found["high"]}
     for name, own in result["differences"].items():
-        out |= {f"over_{name}.{metric}": found["value"] for metric, found in own.items()}
-    out |= {f"truth.{key}": value for key, value in result.get("truth", {}).items()}
+        out |= {f"test.over_{name}.{metric}": found["value"] for metric, found in own.items()}
+    out |= {f"test.truth.{key}": value for key, value in result.get("truth", {}).items()}
     return {key: value for key, value in out.items() if value is not None}
 
 

@@ -57,7 +57,7 @@ def test_pages_without_a_click_give_null_and_no_nan() -> None:
     result = evaluate_pages(empty, truth, {"base_rate": truth})
     json.dumps(result, allow_nan=False)
     assert result["metrics"]["model"]["auc"]["value"] is None
-    assert "model.auc" not in headline(result) and "model.log_loss" in headline(result)
+    assert "test.auc" not in headline(result) and "test.log_loss" in headline(result)
 
 
 def test_shown_items_are_read_from_encoded_pages() -> None:

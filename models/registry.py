@@ -1,0 +1,225 @@
+"""Registered models in MLflow: a version holds everything needed to score raw ids and to say what it was trained on."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+from feature_store.contracts import PAGES
+from feature_store.errors import ModelError
+from feature_store.home import home, tracking_uri
+from models.artifact import describe
+
+CHAMPION = "champion"
+FINGERPRINT = "fingerprint"
+"""Tag of a version: digest of the data and settings it was trained on. One version a fingerprint."""
+
+_PACKAGES = ("mlflow", "torch", "torchrec", "fbgemm-gpu-cpu", "numpy", "pandas", "pyarrow", "safetensors", "pydantic",
+             "psutil", "rich")
+_CODE = Path(__file__).resolve().parent
+_MAX_TAG = 5_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained and evaluated model, ready to be registered.
+
+    Attributes
+    ----------
+    name : registered name, `<recipe>-<model>`. experiment : MLflow experiment, the recipe's name.
+    folder : artifact of `models.artifact.save_artifact`, with its vocabulary. fingerprint : see `FINGERPRINT`.
+    example : rows as the deployed model takes them. metrics : by name. params : settings. tags : lineage, plain text.
+    curve : epoch -> metrics of training. files : further files of the run (report, result, manifest of the training set).
+    """
+
+    name: str
+    experiment: str
+    folder: Path
+    fingerprint: str
+    example: pd.DataFrame
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version."""
+
+    name: str
+    version: int
+    run_id: str
+    fingerprint: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """Address for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class Registry:
+    """The registry behind a tracking address (default: `home.tracking_uri()`)."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or tracking_uri()
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self.client = MlflowClient(self.uri)
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions of a model, newest first; empty when it was never registered."""
+        found = self.client.search_model_versions(f"name='{name}'")
+        if not found:
+            return []
+        # The search does not fill in the aliases of a version: the model has them.
+        aliases = self.client.get_registered_model(name).aliases
+        return sorted((_version(v, aliases) for v in found), key=lambda v: -v.version)
+
+    def find(self, name: str, fingerprint: str) -> Version | None:
+        """The version trained on this fingerprint, if there is one."""
+        return next((v for v in self.versions(name) if v.fingerprint == fingerprint), None)
+
+    def by_alias(self, name: str, alias: str = CHAMPION) -> Version | None:
+        """The version an alias points to, or None."""
+        return next((v for v in self.versions(name) if alias in v.aliases), None)
+
+    def folder(self, version: Version) -> Path:
+        """Local copy of a version's artifact (`models.artifact`), e.g. to start training from it."""
+        local = mlflow.artifacts.download_artifacts(artifact_uri=version.uri, tracking_uri=self.uri)
+        found = sorted(Path(local).rglob("model.json"))
+        if not found:
+            raise ModelError(f"{version.uri} holds no model of moveline (no model.json); register one with `moveline train_model`")
+        return found[0].parent
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """Metrics of the version's run."""
+        return dict(self.client.get_run(version.run_id).data.metrics)
+
+    def set_alias(self, version: Version, alias: str = CHAMPION, reason: str = "") -> Version:
+        """Point an alias to a version, and note on it why."""
+        self.client.set_model_version_tag(version.name, str(version.version), f"alias.{alias}", reason or "set by hand")
+        self.client.set_registered_model_alias(version.name, alias, str(version.version))
+        return Version(version.name, version.version, version.run_id, version.fingerprint, tuple(sorted({*version.aliases, alias})),
+                       {**version.tags, f"alias.{alias}": reason})
+
+    def register(self, candidate: Candidate) -> Version:
+        """Log a run with everything about the candidate, and register it; a fingerprint that is registered already is returned.
+
+        A version is made in the last step and complete at once: a run that was cut short leaves none.
+
+        Raises
+        ------
+        ModelError : the artifact folder is not complete, or the tracking server refuses.
+        """
+        found = self.find(candidate.name, candidate.fingerprint)
+        if found is not None:
+            return found
+        described = describe(candidate.folder)
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            with mlflow.start_run(experiment_id=self._experiment(candidate.experiment), run_name=candidate.name,
+                                  tags=_texts({**candidate.tags, FINGERPRINT: candidate.fingerprint})) as run:
+                self._log(candidate)
+                logged = _log_model(candidate, described["reads"])
+            return self._make_version(candidate, logged.model_uri, run.info.run_id)
+        except MlflowException as error:
+            raise ModelError(f"{candidate.name}: MLflow at {self.uri} refused: {str(error).splitlines()[0]}") from error
+
+    def _log(self, candidate: Candidate) -> None:
+        mlflow.log_params(dict(candidate.params))
+        mlflow.log_metrics(dict(candidate.metrics))
+        for step, figures in candidate.curve.items():
+            mlflow.log_metrics(dict(figures), step=step)
+        for file in candidate.files:
+            mlflow.log_artifact(str(file))
+
+    def _make_version(self, candidate: Candidate, uri: str, run_id: str) -> Version:
+        try:
+            self.client.create_registered_model(candidate.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags = _texts({**candidate.tags, FINGERPRINT: candidate.fingerprint})
+        made = mlflow.register_model(uri, candidate.name, tags=tags)
+        return Version(candidate.name, int(made.version), run_id, candidate.fingerprint, (), tags)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        # A tracking server decides itself where artifacts lie; beside a database of our own they lie in the state folder.
+        place = (home() / "artifacts" / name).as_uri() if self.uri.startswith("sqlite:") else None
+        try:
+            return self.client.create_experiment(name, artifact_location=place)
+        except MlflowException:  # another process was first
+            time.sleep(0.2)
+            return self.client.get_experiment_by_name(name).experiment_id
+
+
+def load(uri: str, tracking: str | None = None) -> Any:
+    """The deployed form of a version (`models:/name@champion`), with `predict(DataFrame)`; see `models.serving`.
+
+    Nothing is unpickled. Raises ModelError when there is no such version.
+    """
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    mlflow.set_tracking_uri(tracking or tracking_uri())
+    try:
+        return mlflow.pyfunc.load_model(uri)
+    except MlflowException as error:
+        raise ModelError(f"{uri}: {str(error).splitlines()[0]}; `moveline models` lists what is registered") from error
+
+
+def signature(reads: str) -> ModelSignature:
+    """Columns and types that a deployed model takes and gives, by what it reads (`pages` or `pairs`)."""
+    from models.serving import PAGE_COLUMNS, PAIR_COLUMNS
+
+    if reads == "pairs":
+        pair = Schema([ColSpec(DataType.string, name) for name in PAIR_COLUMNS])
+        return ModelSignature(pair, Schema([ColSpec(DataType.double, "score")]))
+    inputs = [ColSpec(_kind(PAGES.schema.field(name).type), name) for name in PAGE_COLUMNS]
+    return ModelSignature(Schema(inputs), Schema([ColSpec(Array(DataType.double), "scores")]))
+
+
+def requirements() -> list[str]:
+    """Pinned packages a deployed model needs (a local label such as `+cpu` is left out: no index has it)."""
+    return [f"{name}=={installed(name).split('+')[0]}" for name in _PACKAGES]
+
+
+def _kind(kind: pa.DataType) -> DataType | Array:
+    # Whole numbers are `long` whatever their width in the table: callers send JSON or pandas, which have 64 bits.
+    if pa.types.is_list(kind):
+        return Array(_kind(kind.value_type))
+    return DataType.string if kind == pa.string() else DataType.double if kind == pa.float64() else DataType.long
+
+
+def _log_model(candidate: Candidate, reads: str) -> Any:
+    return mlflow.pyfunc.log_model(
+        name="model", python_model=str(_CODE / "serving.py"), artifacts={"model": str(candidate.folder)},
+        code_paths=[str(_CODE), str(_CODE.parent / "feature_store")], signature=signature(reads), input_example=candidate.example,
+        pip_requirements=requirements())
+
+
+def _texts(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: str(value)[:_MAX_TAG] for key, value in tags.items()}
+
+
+def _version(found: ModelVersion, aliases: Mapping[str, Any]) -> Version:
+    own = tuple(sorted(alias for alias, version in aliases.items() if int(version) == int(found.version)))
+    return Version(found.name, int(found.version), found.run_id, found.tags.get(FINGERPRINT, ""), own, dict(found.tags))

@@ -1,0 +1,126 @@
+"""The deployed form of a model: rows with raw ids in, scores out. MLflow runs this file when it loads a version (models from code).
+
+A version carries this code, its weights as safetensors and its vocabulary. Loading it unpickles nothing and imports neither Spark
+nor petastorm nor Airflow.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from mlflow.pyfunc import PythonModel
+
+from feature_store.contracts import PAGES, TIME
+from feature_store.encoding import ENCODED_PAIRS, encode_pages
+from feature_store.errors import InputError
+from feature_store.vocabulary import Vocabulary
+from models.artifact import VOCABULARY, describe, load_artifact
+from models.scoring import page_scores, pair_scores
+
+SHOWN = ("item_id", "category_id", "position", "price")
+TOKENS = ("moveline_time", "moveline_scene", "moveline_action", "moveline_item", "moveline_category")
+VISITS = ("visit_time", "visit_scene", "visit_dwell_ms", "visit_shown", "visit_clicked", "visit_carted", "visit_category")
+SINGLE = ("page_id", "user_id", "scene", "scenario", "trigger_item_id", "trigger_category_id", "cut_time")
+PAGE_COLUMNS = (*SINGLE, *SHOWN, *TOKENS, *VISITS)
+"""Columns of a page to score: those of the table `pages` that are known when it is shown. Times are unix microseconds, a missing
+text is "" and a missing price 0 (MLflow's lists hold no nulls)."""
+
+PAIR_COLUMNS = ("left_item", "right_item")
+
+
+def serving_pages(pages: pa.Table) -> pd.DataFrame:
+    """Rows of the table `pages` in the form a deployed model takes."""
+    columns: dict[str, Any] = {}
+    for name in PAGE_COLUMNS:
+        kind = PAGES.schema.field(name).type
+        values = pages[name].cast(pa.list_(pa.int64()) if _many_times(kind) else pa.int64() if kind == TIME else kind).to_pylist()
+        if pa.types.is_list(kind):
+            empty: Any = "" if kind.value_type == pa.string() else 0
+            values = [[empty if v is None else v for v in row] for row in values]
+        columns[name] = values
+    return pd.DataFrame(columns)
+
+
+class Deployed(PythonModel):
+    """A registered model. Pages get `scores`, a click probability for each item of `item_id` in its order; pairs get `score`."""
+
+    def load_context(self, context: Any) -> None:
+        """Read weights and vocabulary; called once by MLflow (which needs the parameter to be called `context`)."""
+        folder = Path(context.artifacts["model"])
+        self.reads = describe(folder)["reads"]
+        self.model = load_artifact(folder)
+        self.vocabulary = Vocabulary.load(folder / VOCABULARY)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Scores of pages (columns `PAGE_COLUMNS`) or pairs (`PAIR_COLUMNS`).
+
+        Raises
+        ------
+        InputError : a column is missing, holds another type, or lists that belong together have different lengths.
+        """
+        if self.reads == "pairs":
+            return self._pairs(model_input)
+        pages = to_pages(model_input)
+        scores = page_scores(self.model, encode_pages(pages, self.vocabulary))
+        ends = np.cumsum(model_input["item_id"].map(len).to_numpy(np.int64))[:-1] if len(model_input) else []
+        return pd.DataFrame({"scores": [part.tolist() for part in np.split(scores, ends)] if len(model_input) else []})
+
+    def _pairs(self, rows: pd.DataFrame) -> pd.DataFrame:
+        _need(rows, PAIR_COLUMNS)
+        left, right = (self.vocabulary.encode("item", _typed(rows, name, pa.string())) for name in PAIR_COLUMNS)
+        rest = np.zeros(len(rows), np.int64)
+        pairs = pa.table([left, right, rest, np.ones(len(rows), np.float32), rest], schema=ENCODED_PAIRS)
+        return pd.DataFrame({"score": pair_scores(self.model, pairs)})
+
+
+def to_pages(rows: pd.DataFrame) -> pa.Table:
+    """The rows a caller sent as a table for `encode_pages`; raises InputError as `Deployed.predict` does."""
+    _need(rows, PAGE_COLUMNS)
+    columns = {}
+    for name in PAGE_COLUMNS:
+        kind = PAGES.schema.field(name).type
+        columns[name] = _typed(rows, name, kind)
+    for group in (SHOWN, TOKENS, VISITS):
+        length = rows[group[0]].map(len).to_numpy()
+        for name in group[1:]:
+            wrong = np.flatnonzero(rows[name].map(len).to_numpy() != length)
+            if len(wrong):
+                raise InputError(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
+                                 f"{length[wrong[0]]}; they need one value each for the same things")
+    return pa.table(columns)
+
+
+def _need(rows: pd.DataFrame, wanted: tuple[str, ...]) -> None:
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise InputError(f"the input lacks the columns {', '.join(missing)}; a row needs {', '.join(wanted)}")
+
+
+def _typed(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
+    try:
+        if not pa.types.is_list(kind):
+            found = pa.array([None if v is None or v != v else v for v in rows[name]], pa.int64() if kind == TIME else kind)
+            return found.cast(kind) if kind == TIME else _no_blank(found)
+        inner = kind.value_type
+        found = pa.array([list(v) for v in rows[name]], pa.list_(pa.int64() if inner == TIME else inner))
+        values = found.flatten().cast(inner) if inner == TIME else _no_blank(found.flatten())
+        return pa.ListArray.from_arrays(found.offsets, values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise InputError(f"column {name}: {str(error).splitlines()[0]}; it must hold {kind}, times as unix microseconds") from error
+
+
+def _no_blank(values: pa.Array) -> pa.Array:
+    if values.type != pa.string():
+        return values
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+
+
+def _many_times(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and kind.value_type == TIME
+
+
+mlflow.models.set_model(Deployed())

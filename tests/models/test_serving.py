@@ -1,0 +1,69 @@
+"""The deployed form scores raw ids as the encoded evaluation does, and refuses bad input in words."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from feature_store.encoding import encode_pages
+from feature_store.errors import InputError
+from models.artifact import load_artifact
+from models.baselines import lengths
+from models.scoring import page_scores
+from models.serving import Deployed, serving_pages, to_pages
+from tests.models.registered import artifact, raw_pages, vocabulary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return artifact(tmp_path_factory.mktemp("din"))
+
+
+def deployed(folder: Path) -> Deployed:
+    model = Deployed()
+    model.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
+    return model
+
+
+def test_rows_in_serving_form_are_encoded_as_the_table_is() -> None:
+    pages, words = raw_pages(40), vocabulary()
+    assert encode_pages(to_pages(serving_pages(pages)), words).drop(["clicked"]) == encode_pages(pages, words).drop(["clicked"])
+
+
+def test_raw_ids_are_scored_as_the_encoded_pages_are(folder: Path) -> None:
+    pages = raw_pages(40)
+    encoded = page_scores(load_artifact(folder), encode_pages(pages, vocabulary()))
+    served = deployed(folder).predict(None, serving_pages(pages))
+    assert [len(s) for s in served["scores"]] == lengths(pages, "item_id").tolist()
+    assert np.abs(np.concatenate(served["scores"].to_list()) - encoded).max() < 1e-5
+
+
+def test_one_page_alone_is_scored_as_among_others(folder: Path) -> None:
+    rows, model = serving_pages(raw_pages(8)), deployed(folder)
+    alone = [model.predict(None, rows.iloc[[n]])["scores"].iloc[0] for n in range(8)]
+    assert np.abs(np.concatenate(alone) - np.concatenate(model.predict(None, rows)["scores"].to_list())).max() < 1e-5
+
+
+def test_no_rows_give_no_scores(folder: Path) -> None:
+    assert deployed(folder).predict(None, serving_pages(raw_pages(2)).iloc[:0])["scores"].to_list() == []
+
+
+def test_pairs_are_scored_alike_in_both_orders(tmp_path: Path) -> None:
+    model = deployed(artifact(tmp_path, "item2vec"))
+    scores = model.predict(None, pd.DataFrame({"left_item": ["i1", "i2", "new"], "right_item": ["i2", "i1", "i3"]}))["score"]
+    assert scores[0] == pytest.approx(scores[1]) and np.isfinite(scores).all()
+
+
+def test_bad_input_is_refused_with_the_column_and_the_fix(folder: Path) -> None:
+    model, rows = deployed(folder), serving_pages(raw_pages(2))
+    with pytest.raises(InputError, match="the input lacks the columns price, visit_time; a row needs page_id, user_id"):
+        model.predict(None, rows.drop(columns=["price", "visit_time"]))
+    with pytest.raises(InputError, match=r"row 1: position has 1 values and item_id has \d; they need one value each"):
+        model.predict(None, rows.assign(position=[rows["position"][0], [1]], item_id=[rows["item_id"][0], ["i1", "i2"]],
+                                        category_id=[rows["category_id"][0], ["c1", "c2"]]))
+    with pytest.raises(InputError, match=r"column position: .*; it must hold list<item: int32>"):
+        model.predict(None, rows.assign(position=[["first"] * len(p) for p in rows["position"]]))
+    with pytest.raises(InputError, match="column cut_time"):
+        model.predict(None, rows.assign(cut_time="yesterday"))
