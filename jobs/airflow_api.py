@@ -79,6 +79,15 @@ class AirflowApi:
                 "reprocess_behavior": reprocess, "run_backwards": False}
         return int(self.call("POST", "/backfills", body)["id"])
 
+    def abandon(self, dag: str) -> None:
+        """Give up backfills and runs that an interrupted session left behind: nobody works on them, and they block new ones."""
+        for backfill in self.call("GET", "/backfills", dag_id=dag)["backfills"]:
+            if backfill["completed_at"] is None:
+                self.call("PUT", f"/backfills/{backfill['id']}/cancel")
+        for run in self.runs(dag):
+            if run["state"] in ("queued", "running"):
+                self.call("PATCH", f"/dags/{dag}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """Newest runs of a DAG, newest first."""
         return list(self.call("GET", f"/dags/{dag}/dagRuns", limit=100, order_by="-run_after")["dag_runs"])

@@ -47,10 +47,10 @@ def models(as_json: Json = False) -> None:
 
 def untrained(fingerprint: Fingerprint, conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
     """Models of the recipe that no registered version was trained on these tables for."""
-    from jobs.inspect_models import versions
+    from jobs.inspect_models import trained_on, versions
 
     recipe = load_recipe(conf)
-    done = {r["model"] for r in versions() if r["fingerprint"] == fingerprint}
+    done = trained_on(versions(), fingerprint)
     todo = [m for m in recipe.models if f"{recipe.name}-{m}" not in done]
     if as_json:
         say_json(todo)

@@ -17,6 +17,7 @@ from feature_store.home import lake_root, raw_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.tables import Lake
 from jobs import follow, inspect_lake, inspect_models, services
+from jobs.airflow_api import AirflowApi
 from jobs.preflight import check
 from jobs.run_job import days_asked, run_simulate
 from jobs.terminal import console, grid
@@ -43,10 +44,11 @@ def run_demo(conf: Path, data: Path | None, plain: bool) -> None:
             found = services.up(conf, data, say)
             for text in services.where(found):
                 say(text)
-            say(
-                f"building {len(days)} days, {days[0]} to {days[-1]}"
-                + ("" if recipe.has_exposures else "; " + _events_only(recipe))
-            )
+            for dag in (follow.DAILY, follow.TRAIN):
+                AirflowApi(found.airflow).abandon(dag)
+            say(f"building {len(days)} days, {days[0]} to {days[-1]}")
+            if not recipe.has_exposures:
+                say(_events_only(recipe))
             follow.run_days(found.airflow, days, follow.display(plain))
         finally:
             with _deaf():
@@ -121,6 +123,12 @@ def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> No
         metrics = [m for r in trained for m in inspect_models.beside_baselines(r)]
         if metrics:
             out.print(grid("on the test day (higher is better; for log loss and calibration error lower is)", metrics))
+        for row in trained:
+            closed = row["all_metrics"].get("test.truth.gap_closed")
+            if closed is not None:
+                out.print(
+                    f"{row['model']} closes {closed:.0%} of the log-loss gap between the base rate and the true probabilities."
+                )
     elif recipe.has_exposures and recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")

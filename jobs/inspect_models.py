@@ -6,6 +6,7 @@ from feature_store.home import home, tracking_uri
 
 FINGERPRINT_TAG = "fingerprint"
 _SHOWN = 6
+BASELINES = ("popularity", "base_rate")
 
 
 def versions() -> list[dict[str, Any]]:
@@ -39,11 +40,41 @@ def versions() -> list[dict[str, Any]]:
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    test = {k: v for k, v in sorted(metrics.items()) if k.startswith("test")}
-    return ", ".join(f"{k} {v:.4f}" for k, v in list(test.items())[:_SHOWN])
+    found = {k.removeprefix("test."): v for k, v in sorted(metrics.items()) if k.startswith("test.") and k.count(".") == 1}
+    return ", ".join(f"{k} {v:.4f}" for k, v in list(found.items())[:_SHOWN])
+
+
+def trained_on(rows: list[dict[str, Any]], fingerprint: str) -> set[str]:
+    """Names of the models that have a finished version of these tables: one with an alias, or one that a newer one took it from.
+
+    A run that was killed between registering and setting the alias leaves a version that is not finished.
+    """
+    finished: dict[str, int] = {}
+    for row in rows:
+        if row["alias"]:
+            finished[row["model"]] = max(finished.get(row["model"], 0), row["version"])
+    return {r["model"] for r in rows if r["fingerprint"] == fingerprint and r["version"] <= finished.get(r["model"], 0)}
 
 
 def beside_baselines(version: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a test metric of a version, with the same metric of the trivial baselines where it was logged."""
+    """One row a test metric of a version: its value and interval, and the same metric of the trivial baselines (None: not defined).
+
+    Examples
+    --------
+    >>> logged = {"test.auc": 0.7, "test.auc.low": 0.6, "test.auc.high": 0.8, "test.popularity.auc": 0.6, "train.loss": 1.0}
+    >>> beside_baselines({"model": "shop-din", "all_metrics": logged})
+    [{'model': 'shop-din', 'metric': 'auc', 'test': 0.7, '95 %': '0.6000 to 0.8000', 'popularity': 0.6, 'base rate': None}]
+    """
     metrics: dict[str, float] = version["all_metrics"]
-    return [{"model": version["model"], "metric": name, "value": value} for name, value in sorted(metrics.items())]
+    rows = []
+    for key in sorted(k for k in metrics if k.startswith("test.") and k.count(".") == 1):
+        name = key.removeprefix("test.")
+        if not any(f"test.{b}.{name}" in metrics for b in BASELINES):
+            continue
+        low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
+        rows.append({
+            "model": version["model"], "metric": name, "test": metrics[key],
+            "95 %": "" if low is None or high is None else f"{low:.4f} to {high:.4f}",
+            **{b.replace("_", " "): metrics.get(f"test.{b}.{name}") for b in BASELINES},
+        })
+    return rows

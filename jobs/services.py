@@ -18,7 +18,7 @@ from jobs.airflow_api import AirflowApi
 
 AIRFLOW_PORT = 8080
 MLFLOW_PORT = 5000
-_READY_S = 240.0
+_READY_S = 400.0
 
 
 class ServiceError(MovelineError):
