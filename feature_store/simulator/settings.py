@@ -33,7 +33,7 @@ class SimulatorSettings(Strict):
     page_size: int = Field(20, ge=2, le=100)
     attribution_s: int = Field(1_800, ge=600, description="label_time = shown_time + this, for every row")
 
-    intent_weight: float = Field(3.4, ge=0, description="what a perfect match adds to the logit of a click")
+    intent_weight: float = Field(3.2, ge=0, description="what a perfect match adds to the logit of a click")
     match_width: float = Field(0.35, gt=0, description="match = exp((intent . item - 1) / match_width)")
     position_bias: float = Field(0.45, ge=0, description="logit falls by this times ln(position)")
     quality_spread: float = Field(0.15, ge=0, description="standard deviation of an item's own logit")
