@@ -232,14 +232,14 @@ class Table:
             return []
         return sorted({p["ds"] for p in self.open(version).partitions()})
 
-    def day(self, partition: str | Mapping[str, str], delta: DeltaTable | None = None) -> DayCommit | None:
-        """The newest commit of a day, or None when the day was never written."""
+    def day(self, partition: str | Mapping[str, str], delta: DeltaTable | None = None, digest: str = "") -> DayCommit | None:
+        """The newest commit of a day (of this digest, when one is given), or None when there is none."""
         wanted = {"ds": partition} if isinstance(partition, str) else dict(partition)
         app = "/".join(f"{k}={v}" for k, v in sorted(wanted.items()))
         if delta is None and not self.exists():
             return None
         for entry in (delta or self.open()).history():
-            if entry.get("moveline.partition") == app:
+            if entry.get("moveline.partition") == app and (not digest or json.loads(entry["moveline.digest"]) == digest):
                 return _day_commit(entry)
         return None
 

@@ -17,6 +17,7 @@ from feature_store.recipe import Recipe
 from feature_store.tables import Lake
 from jobs.context import CODE, with_context
 from jobs.day import DayResult, Made, build_day, day_digest, day_start, days_until, inputs_of
+from jobs.settled import settled
 
 MIXED, TOO_LONG, MERGED = "page_mixed", "page_too_long", "merged"
 PAGES_A_BUCKET = 8_192
@@ -109,6 +110,11 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str) -
     reads = {"exposures": [ds], "movelines": days, "visits": days, "items": _item_days(lake, ds)}
     held: list[DataFrame] = []
 
+    def inputs() -> dict[str, str]:
+        found = inputs_of(lake, reads, ["jobs.pages", "feature_store.quality", *CODE], config)
+        # A page cut at its click may use what became known on the next day, so only pages at show can ignore late rows.
+        return settled(spark, lake, table, ds, found) if cut == "at_show" else found
+
     def make(_: object) -> Made:
         exposures = lake.read(spark, "exposures", [ds])
         # Counted, refused and gathered from one pass.
@@ -125,7 +131,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str) -
         return Made(frame.select(*PAGES.columns), partial(_written, counts), arranged=True)
 
     try:
-        return build_day(table, ds, partial(inputs_of, lake, reads, ["jobs.pages", "feature_store.quality", *CODE], config), make)
+        return build_day(table, ds, inputs, make)
     finally:
         for rows in held:
             rows.unpersist()

@@ -49,13 +49,18 @@ def cut_frame(spark: SparkSession, events: list[Row], seed: int) -> DataFrame:
     return spark.createDataFrame([*cuts, (*cuts[0][:2], 1_000)], "user_id string, cut_time timestamp, number int")
 
 
+def visit_order(visit: Row) -> tuple:
+    names = ("closed_time", "entry_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted", "categories")
+    return tuple(visit[c] for c in names)
+
+
 def expected(events: list[Row], user: str, cut: Any, settings: Movelines, patience: int) -> Row:
     own = by_user(events).get(user, [])
     tokens = naive_tokens(own, cut, settings.tokens, settings.days, settings.delay_s)
     wait, window = timedelta(seconds=settings.delay_s), timedelta(days=settings.days)
     stays = [v for v in naive_visits(own, [], settings.visit_gap_s, patience)
              if cut - window <= v["closed_time"] < cut - wait and v["available_time"] <= cut]
-    stays = sorted(stays, key=lambda v: (v["closed_time"], v["entry_time"], v["scene"]))[max(len(stays) - settings.visits, 0):]
+    stays = sorted(stays, key=visit_order)[max(len(stays) - settings.visits, 0):]
     return {
         "moveline_time": [t["event_time"] for t in tokens], "moveline_scene": [t["scene"] for t in tokens],
         "moveline_action": [t["action"] for t in tokens], "moveline_item": [t["item_id"] for t in tokens],
