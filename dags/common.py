@@ -31,7 +31,7 @@ TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="movelin
 """Updated when the days that one training run needs are all built; its events carry the fingerprint of those tables."""
 
 _LOCAL_SPARK = {
-    "spark.driver.memory": "2g", "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
+    "spark.driver.memory": "2g", "spark.ui.enabled": "false", "spark.log.level": "WARN", "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1", "spark.sql.shuffle.partitions": "4",
 }
 

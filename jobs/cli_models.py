@@ -5,21 +5,61 @@ from typing import Annotated
 import typer
 
 from feature_store.recipe import load_recipe
-from jobs.cli import DEFAULT_CONF, Conf, Data, Ds, Json, say, say_json
+from jobs.cli import DEFAULT_CONF, Conf, Data, Json, say, say_json
 
 Model = Annotated[str, typer.Argument(help="Name of a model under `models` in the recipe, e.g. `din`.")]
+Day = Annotated[str, typer.Option("--ds", help="Last day of the window; empty: the newest day built.")]
 Fingerprint = Annotated[str, typer.Option("--fingerprint", help="Fingerprint of the tables, kept with the version.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command("train_model", rich_help_panel="Models")(train_model)
+    for command in (train, evaluate, register_version, train_model):
+        app.command(command.__name__.removesuffix("_version"), rich_help_panel="Models")(command)
     app.command(rich_help_panel="Look at it")(models)
     app.command(hidden=True)(untrained)
 
 
-def train_model(model: Model, conf: Conf = DEFAULT_CONF, data: Data = "", ds: Ds = "", fingerprint: Fingerprint = "") -> None:
-    """Train, evaluate and register one model on the days that end with `--ds` (default: the newest day built), and set its alias.
+def train(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
+    """Encode the window and train one model; nothing is registered. Stopped and started again, it goes on where it was.
+
+    Example: `moveline train din --conf conf/simulated.yaml`
+    """
+    from jobs.stages import train_stage
+
+    done = train_stage(conf, model, ds or None)
+    say(f"{model} trained on the window that ends with {done.day} in {done.result.seconds:.0f} s: {done.result.folder}")
+
+
+def evaluate(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "", as_json: Json = False) -> None:
+    """Judge a trained model on its test days, beside the baselines; trains it first when that was not done.
+
+    Example: `moveline evaluate din --conf conf/simulated.yaml --json`
+    """
+    from jobs.cli_inspect import show
+    from jobs.inspect_models import beside_baselines
+    from jobs.stages import evaluate_stage
+    from models.evaluation import headline
+
+    result = evaluate_stage(conf, model, ds or None)
+    if as_json:
+        say_json(result)
+    else:
+        show(f"{model} on the test days", beside_baselines({"model": model, "all_metrics": headline(result)}))
+
+
+def register_version(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
+    """Register a trained and judged model and set its alias; does first what was not done. Registered tables are left as they are.
+
+    Example: `moveline register din --conf conf/simulated.yaml`
+    """
+    from jobs.train_models import train_model as run
+
+    say(str(run(conf, model, ds or None)))
+
+
+def train_model(model: Model, conf: Conf = DEFAULT_CONF, data: Data = "", ds: Day = "", fingerprint: Fingerprint = "") -> None:
+    """Train, evaluate and register one model on the days that end with `--ds`, and set its alias.
 
     Example: `moveline train_model din --conf conf/simulated.yaml`
     """

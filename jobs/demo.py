@@ -126,9 +126,7 @@ def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> No
         for row in trained:
             closed = row["all_metrics"].get("test.truth.gap_closed")
             if closed is not None:
-                out.print(
-                    f"{row['model']} closes {closed:.0%} of the log-loss gap between the base rate and the true probabilities."
-                )
+                out.print(f"{row['model']} closes {closed:.0%} of the log-loss gap between base rate and true click probabilities.")
     elif recipe.has_exposures and recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")

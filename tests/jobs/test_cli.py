@@ -36,7 +36,8 @@ def recipe_file(folder: Path, **more) -> Path:
 
 def test_help_names_every_command_and_teaches_by_example(tmp_path):
     text = moveline("--help", home=tmp_path).stdout
-    for command in ("simulate", "ingest", "movelines", "visits", "vocabulary", "pages", "pairs", "flows", "daily", "train_model",
+    for command in ("simulate", "ingest", "movelines", "visits", "vocabulary", "pages", "pairs", "flows", "daily", "train",
+                    "evaluate", "register", "train_model",
                     "run", "up", "down", "tables", "models", "demo"):
         assert f" {command} " in text
     assert "make demo" in text
