@@ -13,7 +13,7 @@ from jobs.airflow_api import AirflowApi, AirflowError
 
 DAILY, TRAIN = "moveline_daily", "train_models"
 _DONE = ("success", "failed")
-_POLL_S = 1.0
+_POLL_S = 2.0
 _LIMIT_S = 6 * 3600.0
 _TRAIN_APPEARS_S = 90.0
 _SHOWN_LINES = 15
