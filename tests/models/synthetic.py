@@ -9,6 +9,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from feature_store.batch import CANDIDATE_DENSE, FEATURES, TABLES, VISIT_DENSE, PageBatch, PairBatch
 from models.embeddings import capacities
 
+torch.set_num_threads(1)  # on tensors this small threads cost more than they give
+
 ROWS = capacities({"item": 500, "category": 40, "scene": 12, "action": 12, "scenario": 10})
 TABLE_OF = {feature: table for table, features in TABLES.items() for feature in features}
 
