@@ -1,0 +1,194 @@
+"""Kill -9 in the middle of a job, and two processes that write one day at once: real processes, a real lake."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_store.contracts import EVENTS
+from feature_store.recipe import Recipe
+from feature_store.session import spark_schema
+from feature_store.tables import DayCommit, Lake
+from jobs.movelines import build
+
+DAY = "2026-01-05"
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120.0
+pytestmark = pytest.mark.timeout(900)
+
+WRITER = """
+import json, pathlib, sys, time
+from feature_store.errors import ConflictError
+from feature_store.recipe import Recipe
+from feature_store.session import spark_session
+from feature_store.tables import Lake
+from jobs.movelines import build
+
+lake, day, *rounds = sys.argv[1:]
+spark = spark_session("writer")
+spark.range(1).count()
+print("ready", flush=True)
+for recipe in rounds:
+    sys.stdin.readline()
+    try:
+        print(json.dumps([build(spark, Recipe.model_validate_json(recipe), Lake(lake), day).status]), flush=True)
+    except ConflictError as error:
+        print(json.dumps(["conflict", str(error)]), flush=True)
+"""
+
+
+def recipe(max_tokens: int) -> Recipe:
+    """Another number of tokens gives the day another content."""
+    return Recipe.model_validate({"name": "t", "movelines": {"max_tokens_a_day": max_tokens}, "source": {
+        "inputs": {"raw": {"path": "x"}}, "events": [{"from": "raw", "columns": {}}]}})
+
+
+def events(spark: SparkSession) -> DataFrame:
+    draw, noon = random.Random(5), datetime(2026, 1, 5, 12, tzinfo=UTC)
+    rows = []
+    for n in range(3_000):
+        at = noon + timedelta(seconds=draw.randint(0, 3_600))
+        user, item = f"u{draw.randint(0, 99)}", f"i{draw.randint(0, 50)}"
+        rows.append((f"e{n}", user, at, n, at, "home", "click", item, *[None] * 5, "upsert", DAY))
+    return spark.createDataFrame(rows, spark_schema(EVENTS.schema))
+
+
+@contextmanager
+def writer(lake: Lake, *rounds: Recipe) -> Iterator[subprocess.Popen[str]]:
+    """A process with a Spark of its own that builds the day once for every line it is sent; never outlives the test."""
+    command = [sys.executable, "-c", WRITER, lake.root, DAY, *(r.model_dump_json(by_alias=True) for r in rounds)]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        yield process
+    finally:
+        kill(process)
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline().strip() if process.stdout else ""
+
+
+def go(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        if process.stdin:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + PATIENCE_S
+    while not seen():
+        assert process.poll() is None and time.monotonic() < limit, "the writer never got to the point at which it was to be killed"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def calm(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """A lake with the day's events, and the digests of the day of movelines, by recipe, when nothing disturbs its building."""
+    lake = Lake(str(tmp_path_factory.mktemp("calm") / "lake"))
+    lake.table("events").begin(DAY).commit(events(spark), counts={}, inputs={})
+    digests = {}
+    for cap in (8, 12, 16, 20):
+        build(spark, recipe(cap), lake, DAY)
+        digests[cap] = content(lake).digest
+    return Path(lake.table("events").path), digests
+
+
+@pytest.fixture
+def ready(lake: Lake, calm: tuple[Path, dict[int, str]]) -> Lake:
+    """A lake that has the day's events and nothing else."""
+    shutil.copytree(calm[0], lake.table("events").path)
+    return lake
+
+
+def content(lake: Lake) -> DayCommit:
+    found = lake.table("movelines").day(DAY)
+    assert found is not None
+    return found
+
+
+def visible_tokens(spark: SparkSession, lake: Lake) -> list[int]:
+    return [r.n_tokens for r in lake.read(spark, "movelines", [DAY]).collect()]
+
+
+@pytest.mark.parametrize(("point", "exists"), [("computing", False), ("files_written", True), ("any_moment", True)])
+def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same_content(
+        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], point: str, exists: bool) -> None:
+    lake, want = ready, calm[1][20]
+    table, folder = lake.table("movelines"), Path(lake.table("movelines").path)
+    if exists:
+        build(spark, recipe(5), lake, DAY)
+    before = set(folder.glob("ds=*/run=*"))
+
+    def reached() -> bool:
+        new = set(folder.glob("ds=*/run=*")) - before
+        return any(list(run.glob("_temporary" if point == "computing" else "part-*.parquet")) for run in new)
+
+    with writer(lake, recipe(20)) as process:
+        assert heard(process) == "ready"
+        go(process)
+        if point == "any_moment":
+            time.sleep(random.uniform(0.0, 2.0))
+        else:
+            wait_for(reached, process)
+        kill(process)
+    committed = table.day(DAY) if table.exists() else None
+    if committed and committed.digest == want:  # killed after the commit: all of the new day
+        assert len(visible_tokens(spark, lake)) == 100 and max(visible_tokens(spark, lake)) == 20
+    else:  # killed before it: all of the old day
+        assert visible_tokens(spark, lake) == ([5] * 100 if exists else [])
+    build(spark, recipe(20), lake, DAY)
+    assert content(lake).digest == want and len(visible_tokens(spark, lake)) == 100
+    named = {Path(f).parent for f in table.files([DAY])}
+    assert len(named) == 1
+
+
+def test_of_two_processes_that_write_a_day_at_once_one_wins_on_the_first_write_and_on_a_rewrite(
+        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]]) -> None:
+    caps, lake, want = ((8, 12), (16, 20)), ready, calm[1]
+    with writer(lake, *map(recipe, (8, 16))) as one, writer(lake, *map(recipe, (12, 20))) as two:
+        assert [heard(one), heard(two)] == ["ready", "ready"]
+        for pair in caps:
+            go(one, two)
+            said = [json.loads(heard(process)) for process in (one, two)]
+            winners = [cap for cap, answer in zip(pair, said, strict=True) if answer[0] == "built"]
+            assert winners and content(lake).digest in [want[cap] for cap in winners]
+            assert max(visible_tokens(spark, lake)) in winners and len(visible_tokens(spark, lake)) == 100
+            lost = [answer[1] for answer in said if answer[0] != "built"]
+            assert all("another writer committed it meanwhile" in message for message in lost)
+    assert lake.table("movelines").version() >= 2
+
+
+def test_running_twice_gives_the_same_content_and_no_new_version(spark: SparkSession, ready: Lake) -> None:
+    lake = ready
+    first = build(spark, recipe(20), lake, DAY)
+    version, digest = lake.table("movelines").version(), content(lake).digest
+    again = build(spark, recipe(20), lake, DAY)
+    assert (first.status, again.status) == ("built", "skipped")
+    assert (lake.table("movelines").version(), content(lake).digest) == (version, digest)
+    # The same rows from other events (a new fingerprint): computed again, and the digest says that nothing changed.
+    moved = lake.table("events").begin(DAY)
+    moved.commit(events(spark).withColumn("query", F.lit("other")), counts={}, inputs={"x": "2"})
+    assert build(spark, recipe(20), lake, DAY).status == "unchanged" and content(lake).digest == digest

@@ -1,0 +1,100 @@
+"""A day's tables in one application: order, skipping, late rows, and a log that does not say what was shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from feature_store.recipe import load_recipe
+from feature_store.tables import Lake
+from jobs.daily import NO_EXPOSURES, run_day
+
+ONE, TWO = "2026-01-05", "2026-01-06"
+ALL = ["events", "exposures", "movelines", "visits", "vocabulary", "pages", "pairs", "pair_counts", "flows"]
+
+
+def event(n: int, user: str, at: str, item: str, available: str = "") -> dict[str, object]:
+    return {"event_id": f"e{n}", "user_id": user, "event_time": at, "seq": n, "available_time": available or at, "item_id": item}
+
+
+def shown(page: str, user: str, at: str, items: str, clicked: str) -> list[dict[str, object]]:
+    return [{"page_id": page, "user_id": user, "shown_time": at, "item_id": i, "position": n, "clicked": i in clicked}
+            for n, i in enumerate(items)]
+
+
+def put(data: Path, name: str, ds: str, rows: list[dict[str, object]]) -> None:
+    folder = data / name / f"ds={ds}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{len(list(folder.iterdir()))}.json").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "raw"
+    for day in (ONE, TWO):
+        put(root, "events", day, [event(n, f"u{n % 2}", f"{day} 10:0{n}:00", f"i{n % 4}") for n in range(8)])
+        put(root, "exposures", day, [*shown(f"p{day}", "u0", f"{day} 10:05:30", "abcd", "ab"),
+                                     *shown(f"q{day}", "u1", f"{day} 11:00:00", "cda", "")])
+    return root
+
+
+def conf(tmp_path: Path, exposures: bool = True) -> Path:
+    column = {c: c for c in ("user_id", "item_id")}
+    times = {c: f"to_timestamp({c})" for c in ("event_time", "available_time")}
+    source: dict[str, object] = {"inputs": {"events": {
+        "path": "events/ds={ds}", "format": "json", "late_days": 1,
+        "columns": "event_id string, user_id string, event_time string, seq long, available_time string, item_id string"}},
+        "events": [{"from": "events", "columns": {**column, **times, "event_id": "event_id", "seq": "seq", "scene": "'home'",
+                                                  "action": "'click'"}}]}
+    if exposures:
+        source["inputs"] |= {"exposures": {  # type: ignore[operator]
+            "path": "exposures/ds={ds}", "format": "json",
+            "columns": "page_id string, user_id string, shown_time string, item_id string, position int, clicked boolean"}}
+        shown_at = "to_timestamp(shown_time)"
+        source["exposures"] = [{"from": "exposures", "columns": {
+            **column, "page_id": "page_id", "shown_time": shown_at, "label_time": f"{shown_at} + interval 1 hour",
+            "scene": "'home'", "scenario": "'feed'", "position": "position", "viewed": "true", "clicked": "clicked"}}]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "source": source}))
+    return path
+
+
+def test_a_day_is_built_in_order_once_and_late_rows_reach_the_day_they_belong_to(
+        spark: SparkSession, lake: Lake, tmp_path: Path, data: Path) -> None:
+    path = conf(tmp_path)
+    recipe = load_recipe(path)
+
+    def run(ds: str) -> list[tuple[str, str, str]]:
+        return [(r.table, r.ds, r.status) for r in run_day(spark, recipe, lake, ds, data, path)]
+
+    assert run(ONE) == [(name, ONE, "built") for name in ALL]
+    versions = {name: lake.table(name).version() for name in ALL}
+    assert run(ONE) == [(name, ONE, "skipped") for name in ALL]
+    assert {name: lake.table(name).version() for name in ALL} == versions
+    pairs = lake.read(spark, "pairs", [ONE]).selectExpr("sum(co_click)", "sum(mono_click)", "sum(co_non_click)").first()
+    assert tuple(pairs or ()) == (1, 4, 4)
+
+    digest = {name: found.digest for name in ALL if (found := lake.table(name).day(ONE))}
+    put(data, "events", TWO, [event(99, "u0", f"{ONE} 10:05:00", "late", f"{TWO} 03:00:00")])
+    second = run(TWO)
+    assert second[-len(ALL):] == [(name, TWO, "built") for name in ALL]
+    late = second[:-len(ALL)]
+    assert {ds for _, ds, _ in late} == {ONE} and ("events", ONE, "built") in late and ("movelines", ONE, "built") in late
+    now = {name: found.digest for name in ALL if (found := lake.table(name).day(ONE))}
+    assert {"events", "movelines", "flows"} <= {name for name in ALL if now[name] != digest[name]}
+    # What a page of the first day knew of its user is cut by availability: the late row does not rewrite it.
+    assert all(now[name] == digest[name] for name in ("exposures", "pages", "pairs", "pair_counts"))
+    tokens = lake.read(spark, "movelines", [ONE]).where("user_id = 'u0'").selectExpr("array_contains(item_id, 'late')").first()
+    assert tokens and tokens[0]
+
+
+def test_a_log_without_exposures_stops_after_movelines_visits_vocabulary_and_flows_and_says_so(
+        spark: SparkSession, lake: Lake, tmp_path: Path, data: Path) -> None:
+    path = conf(tmp_path, exposures=False)
+    results = run_day(spark, load_recipe(path), lake, ONE, data, path)
+    assert [r.table for r in results] == ["events", "movelines", "visits", "vocabulary", "pages", "flows"]
+    assert {r.table for r in results if r.status != "built"} == {"pages"}
+    assert next(r.note for r in results if r.table == "pages") == NO_EXPOSURES
+    assert not lake.table("pages").exists() and not lake.table("pairs").exists()
