@@ -14,6 +14,7 @@ from models import report_plots as plots
 NAMES = {"auc": "AUC", "gauc": "GAUC (by user)", "page_gauc": "GAUC (by page)", "recall_5": "recall at 5", "ndcg_5": "NDCG at 5",
          "ndcg_10": "NDCG at 10", "log_loss": "log loss", "calibration_error": "calibration error"}
 _MOST_SCENES = 16
+_LOWER_IS_BETTER = ("log_loss", "calibration_error")
 
 
 @dataclass
@@ -91,7 +92,8 @@ def _section(head: str, content: str, note: str) -> str:
 def _note(result: Mapping[str, Any]) -> str:
     what = "users" if result["reads"] == "pages" else "pages"
     return (f"95 % intervals by resampling {what}. 'Over' is model minus baseline, paired; 'detectable' is the smallest difference "
-            "these rows would show four times in five. Higher is better but for log loss and calibration error.")
+            "these rows would show four times in five. Higher is better but for log loss and calibration error (resampling adds "
+            "noise to its bins, so its interval lies high).")
 
 
 def _metric_table(result: Mapping[str, Any]) -> str:
@@ -104,7 +106,7 @@ def _metric_table(result: Mapping[str, Any]) -> str:
         for other in baselines:
             found = result["metrics"][other].get(metric)
             apart = result["differences"].get(other, {}).get(metric)
-            cells.append("" if found is None else _number(found) + _apart(apart))
+            cells.append("" if found is None else _number(found) + _apart(apart, metric in _LOWER_IS_BETTER))
         rows.append(cells)
     heads = ["", "model", *(name.replace("_", " ") for name in baselines)]
     return _table(heads, rows, raw=True)
@@ -117,10 +119,11 @@ def _number(found: Mapping[str, float | None], strong: bool = False) -> str:
     return value + ("" if found["low"] is None else f" <span class=quiet>{found['low']:.4f} to {found['high']:.4f}</span>")
 
 
-def _apart(found: Mapping[str, float | None] | None) -> str:
+def _apart(found: Mapping[str, float | None] | None, lower_is_better: bool) -> str:
     if found is None or found["value"] is None or found["low"] is None or found["high"] is None:
         return ""
-    clear = "clear" if found["low"] > 0 or found["high"] < 0 else "quiet"
+    higher, lower = found["low"] > 0, found["high"] < 0
+    clear = "quiet" if not (higher or lower) else "better" if lower == lower_is_better else "worse"
     return (f"<div class={clear}>over {found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})</div>"
             f"<div class=quiet>detectable {found['detectable']:.4f}</div>")
 
@@ -168,7 +171,8 @@ h2 {{ font-size: 16px; margin: 0; }} p.note {{ color: #7b8794; font-size: 13px; 
 table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
 th {{ text-align: left; color: #7b8794; font-weight: 500; }}
 th, td {{ padding: 6px 22px 6px 0; border-bottom: 1px solid #edf0f3; vertical-align: top; }}
-td {{ overflow-wrap: anywhere; }} .quiet {{ color: #9aa5b1; font-size: 12px; }} .clear {{ color: #047857; font-size: 12px; }}
+td {{ overflow-wrap: anywhere; }} .quiet {{ color: #9aa5b1; font-size: 12px; }} .better, .worse {{ font-size: 12px; }}
+.better {{ color: #047857; }} .worse {{ color: #b91c1c; }} td div, td span {{ white-space: nowrap; }}
 svg {{ max-width: 100%; height: auto; display: block; }}
 </style></head><body><header><h1>{title}</h1><div class="rows">{rows}</div></header><main>
 {body}

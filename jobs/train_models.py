@@ -1,0 +1,146 @@
+"""The whole of one model: encode, train, evaluate, register, set the alias. Each stage's result is kept, so that a run that was cut
+short goes on where it stopped, and tables that a version was trained on already are not trained on again."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from feature_store.encoded_set import EncodedSet
+from feature_store.errors import ModelError, TableError
+from feature_store.home import cache_root, lake_root, raw_root
+from feature_store.recipe import Recipe, load_recipe
+from feature_store.revision import code_revision
+from feature_store.session import spark_session
+from feature_store.tables import Lake
+from jobs.encode import encode_training
+from jobs.evaluate import evaluate, save
+from jobs.register import Judged, register
+from jobs.snapshot import Snapshot, snapshot
+from jobs.train import train
+from models.artifact import VOCABULARY
+from models.catalog import model_class
+from models.registry import CHAMPION, Registry, Version
+
+log = logging.getLogger("moveline.train")
+ALIAS_NOTE = f"alias.{CHAMPION}"
+_RESULT = "result.json"
+T = TypeVar("T")
+_SHOWN = ("auc", "gauc", "ndcg_5", "log_loss")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A registered version and how good it is.
+
+    Attributes
+    ----------
+    version : the registered version. day, fingerprint : what it was trained on. metrics : `test.auc`, `test.popularity.auc`, ...
+    folder : stages of the run. seconds : wall time. reused : the version was there already.
+    """
+
+    version: Version
+    day: str
+    fingerprint: str
+    metrics: dict[str, float]
+    folder: Path
+    seconds: float
+    reused: bool
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{name} {self.metrics[f'test.{name}']:.4f}" for name in _SHOWN if f"test.{name}" in self.metrics)
+        how = "was registered already for these tables" if self.reused else f"registered in {self.seconds:.0f} s"
+        return (f"{self.version.name} version {self.version.version} {how}; alias {', '.join(self.version.aliases) or '(none)'}; "
+                f"test: {found or 'no metric is defined on these rows'}")
+
+
+def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint: str | None = None, *,
+                spark: Any = None, processes: int = 1) -> TrainedModel:
+    """Train a model of a recipe on the days that end with `ds`, judge it, register it, and set the alias `champion`.
+
+    Parameters
+    ----------
+    ds : last day of the window; None takes the newest day of the pages. fingerprint : of the tables as the caller saw them; that
+        they changed since is only noted, for what counts is what they are now.
+    spark : session to encode with; None starts one when it is needed and stops it again. processes : ranks that train.
+
+    Raises
+    ------
+    ModelError : the recipe has no such model. TableError : days are missing; names them.
+    """
+    started = time.perf_counter()
+    recipe = load_recipe(conf)
+    found = window_state(recipe, model, Lake(lake_root(recipe.name)), ds)
+    if fingerprint and fingerprint != found.fingerprint:
+        log.info("the tables changed since %s was seen: training on %s", fingerprint, found.fingerprint)
+    folder = run_folder(recipe, model, found.fingerprint)
+    registry = Registry()
+    version = registry.find(f"{recipe.name}-{model}", found.fingerprint)
+    # A run that was cut short between registering and setting the alias is finished by `register`.
+    reused = version is not None and ALIAS_NOTE in version.tags
+    if version is None or not reused:
+        version = _make(recipe, model, found, folder, registry, spark, processes)
+    seconds = time.perf_counter() - started
+    return TrainedModel(version, found.day, found.fingerprint, registry.metrics(version), folder, seconds, reused)
+
+
+def window_state(recipe: Recipe, model: str, lake: Lake, ds: str | None) -> Snapshot:
+    """The tables of the window that ends with `ds`. Raises as `train_model` does."""
+    model_class(model)
+    if model not in recipe.models:
+        known = ", ".join(recipe.models) or "none"
+        raise ModelError(f"recipe {recipe.name} names no model {model!r} under `models`; it names {known}")
+    days = lake.table("pages").days()
+    if not ds and not days:
+        raise TableError(f"{recipe.name} has no pages yet; build them first with `moveline daily`")
+    found = snapshot(recipe, lake, ds or days[-1])
+    if found.reason:
+        raise TableError(found.reason)
+    return found
+
+
+def _make(recipe: Recipe, model: str, found: Snapshot, folder: Path, registry: Registry, spark: Any, processes: int) -> Version:
+    lake = Lake(lake_root(recipe.name))
+    sets, vocabulary = encoded(recipe, model, lake, found.day, folder, spark)
+    trained = train(recipe, model, sets["train"], sets["validate"], folder / "model", vocabulary=vocabulary, processes=processes)
+    result = judge(trained.folder, sets, folder, raw_root(recipe.name) / "truth" if recipe.simulator is not None else None)
+    judged = Judged(model, trained.folder, found.day, found.fingerprint, trained.history, result, sets)
+    return register(recipe, lake, judged, folder, registry)
+
+
+def encoded(recipe: Recipe, model: str, lake: Lake, day: str, folder: Path, spark: Any) -> tuple[dict[str, EncodedSet], Path]:
+    """The encoded sets of a window (train, validate, test), and the file of the vocabulary that a version will carry."""
+    sets, vocabulary = _with_spark(spark, lambda session: encode_training(session, recipe, lake, day, model_class(model).reads))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / VOCABULARY
+    vocabulary.save(path)
+    return sets, path
+
+
+def _with_spark(spark: Any, work: Callable[[Any], T]) -> T:
+    if spark is not None:
+        return work(spark)
+    session = spark_session("moveline-train")
+    try:
+        return work(session)
+    finally:
+        # Training needs the memory more than it needs the session.
+        session.stop()
+
+
+def run_folder(recipe: Recipe, model: str, fingerprint: str) -> Path:
+    """Where the stages of one run lie, by what it is made from and by the code; safe to delete."""
+    return cache_root(recipe.name) / "runs" / f"{model}-{fingerprint}-{code_revision()}"
+
+
+def judge(artifact: Path, sets: dict[str, EncodedSet], folder: Path, truth: Path | None) -> dict[str, Any]:
+    """The evaluation of a trained model; read back when the folder has it already."""
+    path = folder / _RESULT
+    if path.is_file():
+        return json.loads(path.read_text())
+    result = evaluate(artifact, sets["train"], sets["test"], truth)
+    save(result, path)
+    return result
