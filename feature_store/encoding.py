@@ -15,6 +15,9 @@ from feature_store.vocabulary import Vocabulary
 
 AGE_BUCKETS = 64
 LAST_POSITION = 255
+BUCKET_ROWS = {"age": AGE_BUCKETS, "position": LAST_POSITION + 1, "hour": 32}
+"""The same as `batch.BUCKET_ROWS`, which loads torch."""
+
 _HOUR_US = 3_600_000_000
 
 TOKEN_FEATURES = ("moveline_item", "moveline_category", "moveline_scene", "moveline_action", "moveline_age")

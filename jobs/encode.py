@@ -1,0 +1,294 @@
+"""Encoded training sets: pages (or pairs) of some windows of time as Parquet files of indexes, cached by what they are made from.
+
+The cache key names the content of the days read, the vocabulary, the windows and the encoder's code. A set is written aside and
+renamed when it is complete. Files are one a bucket of users, a user's pages lie together and no row group cuts a user.
+"""
+
+import functools
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from feature_store.encoded_set import EncodedFile, EncodedSet, file_digest
+from feature_store.encoding import BUCKET_ROWS, encode_pages, encode_pairs
+from feature_store.errors import TableError
+from feature_store.home import cache_root
+from feature_store.recipe import Recipe
+from feature_store.revision import source_digest
+from feature_store.tables import Lake, Table, fingerprint
+from feature_store.vocabulary import FIELDS, Vocabulary
+from jobs.day import day_digest, day_start
+
+Kind = Literal["pages", "pairs"]
+_CODE = ("feature_store.encoding", "feature_store.vocabulary", "jobs.encode")
+_WRITTEN = "window string, name string, bytes long, rows long, items long, digest string"
+_PAGES_A_FILE = 50_000
+_GROUPS_A_SET = 32
+_LARGEST_GROUP = {"pages": 2_000, "pairs": 65_536}
+_SMALLEST_GROUP = {"pages": 64, "pairs": 1_024}
+_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pages whose cut lies in [start, end); those whose label closes at or after `label_before` are left out and counted."""
+
+    name: str
+    start: datetime
+    end: datetime
+    label_before: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SplitTimes:
+    """Boundaries of one training run (`recipe.Split`), all UTC: train, validate, test follow each other without a gap."""
+
+    train_start: datetime
+    validate_start: datetime
+    test_start: datetime
+    test_end: datetime
+
+    @property
+    def windows(self) -> tuple[Window, Window, Window]:
+        """Train and validation pages need a label that closed before the next window; test pages are taken as they are."""
+        return (Window("train", self.train_start, self.validate_start, self.validate_start),
+                Window("validate", self.validate_start, self.test_start, self.test_start),
+                Window("test", self.test_start, self.test_end))
+
+
+def split_times(recipe: Recipe, latest_day: str) -> SplitTimes:
+    """The boundaries relative to the newest complete day, which is the last test day.
+
+    Examples
+    --------
+    >>> from feature_store.recipe import Recipe
+    >>> recipe = Recipe.model_validate({"name": "x", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]}})
+    >>> [str(w.start)[:16] for w in split_times(recipe, "2026-05-03").windows]
+    ['2026-05-01 00:00', '2026-05-02 18:00', '2026-05-03 00:00']
+    """
+    split, end = recipe.split, day_start(latest_day) + timedelta(days=1)
+    test = end - timedelta(days=split.test_days)
+    return SplitTimes(test - timedelta(days=split.train_days), test - timedelta(hours=split.validate_hours), test, end)
+
+
+def encode_training(spark: SparkSession, recipe: Recipe, lake: Lake, latest_day: str,
+                    table: str = "pages") -> tuple[dict[str, EncodedSet], Vocabulary]:
+    """The sets `train`, `validate` and `test` of one training run, and its vocabulary: ids available before the training rows end.
+
+    Parameters
+    ----------
+    table : `pages`, `pages_at_click` or `pairs`. Raises as `encode`.
+    """
+    times = split_times(recipe, latest_day)
+    entries = lake.table("vocabulary").read_arrow()
+    vocabulary = Vocabulary(entries, recipe.vocabulary_buckets).as_of(times.validate_start)
+    return encode(spark, recipe, lake, times.windows, vocabulary, table), vocabulary
+
+
+def encode(spark: SparkSession, recipe: Recipe, lake: Lake, windows: Iterable[Window], vocabulary: Vocabulary,
+           table: str = "pages") -> dict[str, EncodedSet]:
+    """Encode the pages (or pairs) of some windows, or find them in the cache.
+
+    Raises
+    ------
+    TableError : the table is missing, or the rows written are not those of the table less the exclusions.
+    """
+    windows, source = tuple(windows), lake.table(table)
+    days = _days(windows)
+    key = fingerprint({"days": {d: day_digest(source, d) for d in days}, "vocabulary": vocabulary.digest, "table": table,
+                       "windows": [asdict(w) for w in windows], "code": source_digest(*_CODE)})
+    folder = cache_root(recipe.name) / "encoded" / key
+    if not folder.is_dir():
+        aside = folder.with_name(f".{key}-{uuid.uuid4().hex}")
+        try:
+            kind: Kind = "pairs" if table == "pairs" else "pages"
+            _encode_into(aside, spark, source, _Plan(aside, windows, days, key, vocabulary, kind))
+            _put(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return {w.name: EncodedSet.load(folder / w.name) for w in windows}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    folder: Path
+    windows: tuple[Window, ...]
+    days: list[str]
+    key: str
+    vocabulary: Vocabulary
+    kind: Kind
+
+    @property
+    def cut(self) -> str:
+        return "shown_time" if self.kind == "pairs" else "cut_time"
+
+    @property
+    def values(self) -> str:
+        return "left_item" if self.kind == "pairs" else "item_id"
+
+
+def _days(windows: tuple[Window, ...]) -> list[str]:
+    first, end = min(w.start for w in windows), max(w.end for w in windows)
+    count = (end - timedelta(microseconds=1)).date() - first.date()
+    return [str(first.date() + timedelta(days=n)) for n in range(count.days + 1)]
+
+
+def _put(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another run has made the same set meanwhile
+            raise
+
+
+def _encode_into(folder: Path, spark: SparkSession, source: Table, plan: _Plan) -> None:
+    for window in plan.windows:
+        (folder / window.name).mkdir(parents=True)
+    version = source.version()
+    files = max(4, -(-sum(c.rows for c in map(source.day, plan.days) if c) // _PAGES_A_FILE))
+    frame = (source.read(spark, plan.days, version).withColumn("_window", _window(plan))
+             .withColumn("_bucket", F.pmod(F.xxhash64("user_id"), F.lit(files))))
+    stats = [r.asDict() for r in _stats(frame, plan).collect()]
+    written = _write(spark, frame, files, plan, _parts(stats, plan))
+    for window in plan.windows:
+        _finish(plan, window, source, version, [s for s in stats if s["_window"].split(".")[-1] == window.name], written)
+
+
+def _window(plan: _Plan) -> Column:
+    """Name of the window of a page; `open_label.<name>` when its label closes too late, `outside` when it is in none."""
+    found: Any = F
+    for w in plan.windows:
+        inside = (F.col(plan.cut) >= F.lit(w.start)) & (F.col(plan.cut) < F.lit(w.end))
+        name = F.lit(w.name)
+        if w.label_before is not None:
+            name = F.when(F.col("label_time") < F.lit(w.label_before), name).otherwise(F.lit(f"open_label.{w.name}"))
+        found = found.when(inside, name)
+    return found.otherwise(F.lit("outside"))
+
+
+def _stats(frame: DataFrame, plan: _Plan) -> DataFrame:
+    return (frame.groupBy("_window", "_bucket").agg(F.count("*").alias("pages"), F.countDistinct("user_id").alias("users"),
+                                                    F.sum(F.size(plan.values)).alias("values")).orderBy("_window", "_bucket"))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the writer of one file needs: the numbers its pages and users start from, and the pages of a row group."""
+
+    first_row: int
+    first_user: int
+    pages_a_group: int
+
+
+def _parts(stats: list[dict[str, Any]], plan: _Plan) -> dict[tuple[str, int], _Part]:
+    parts: dict[tuple[str, int], _Part] = {}
+    for window in plan.windows:
+        own = [s for s in stats if s["_window"] == window.name]
+        pages, values = sum(s["pages"] for s in own), sum(s["values"] for s in own)
+        rows = pages if plan.kind == "pages" else values
+        group = min(max(rows // _GROUPS_A_SET, _SMALLEST_GROUP[plan.kind]), _LARGEST_GROUP[plan.kind])
+        size = max(1, group * pages // max(rows, 1))
+        rows_before = itertools.accumulate((s["pages"] for s in own), initial=0)
+        users_before = itertools.accumulate((s["users"] for s in own), initial=0)
+        parts.update({(window.name, s["_bucket"]): _Part(row, user, size)
+                      for s, row, user in zip(own, rows_before, users_before, strict=False)})
+    return parts
+
+
+def _write(spark: SparkSession, frame: DataFrame, files: int, plan: _Plan,
+           parts: Mapping[tuple[str, int], _Part]) -> list[dict[str, Any]]:
+    words = spark.sparkContext.broadcast(plan.vocabulary)
+    arranged = (frame.where(F.col("_window").isin([w.name for w in plan.windows])).repartition(files, "_window", "_bucket")
+                .sortWithinPartitions("_window", "_bucket", "user_id", plan.cut, "page_id"))
+    work = functools.partial(_write_files, folder=str(plan.folder), kind=plan.kind, words=words, parts=dict(parts))
+    before = spark.conf.get(_BATCH)
+    spark.conf.set(_BATCH, str(_LARGEST_GROUP["pages"]))  # a page is wide: a task holds some thousands of them at most
+    try:
+        return [r.asDict() for r in arranged.mapInArrow(work, _WRITTEN).orderBy("window", "name").collect()]
+    finally:
+        spark.conf.set(_BATCH, str(before))
+        words.unpersist()
+
+
+def _write_files(batches: Iterator[pa.RecordBatch], folder: str, kind: Kind, words: Any, parts: Mapping[tuple[str, int], _Part],
+                 ) -> Iterator[pa.RecordBatch]:
+    """Runs on Spark's workers: one file a window and bucket; yields a row about each."""
+    runs = (run for batch in batches for run in _runs(pa.Table.from_batches([batch])))
+    for (window, bucket), own in itertools.groupby(runs, key=lambda run: run[0]):
+        about = _write_file(Path(folder) / window / f"part-{bucket:05d}.parquet", (table for _, table in own), kind, words.value,
+                            parts[window, bucket])
+        yield pa.RecordBatch.from_pylist([{"window": window, **asdict(about)}])
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, int], pa.Table]]:
+    """Stretches of rows of one window and bucket."""
+    if not len(table):
+        return
+    window, bucket = table["_window"].combine_chunks().dictionary_encode(), table["_bucket"].to_numpy()
+    change = (np.diff(window.indices.to_numpy()) != 0) | (np.diff(bucket) != 0)
+    for begin, end in itertools.pairwise([0, *(np.flatnonzero(change) + 1).tolist(), len(table)]):
+        yield (window[begin].as_py(), int(bucket[begin])), table.slice(begin, end - begin)
+
+
+def _write_file(path: Path, tables: Iterator[pa.Table], kind: Kind, words: Vocabulary, part: _Part) -> EncodedFile:
+    row, user, rows, items, writer = part.first_row, part.first_user, 0, 0, None
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # a task that Spark starts twice does not write into its twin's file
+    for pages in _whole_users(tables, part.pages_a_group):
+        encoded = encode_pages(pages, words, row, user) if kind == "pages" else encode_pairs(pages, words, row)
+        writer = writer or pq.ParquetWriter(aside, encoded.schema, compression="zstd")
+        if len(encoded):
+            writer.write_table(encoded, row_group_size=len(encoded))
+        row, rows = row + len(pages), rows + len(encoded)
+        if kind == "pages":
+            user = int(encoded["user"][-1].as_py()) + 1
+        items += int(encoded["n_items"].to_numpy().sum()) if kind == "pages" else len(encoded)
+    if writer is None:
+        raise TableError(f"{path}: no rows to write; report this as a bug")
+    writer.close()
+    os.replace(aside, path)
+    return EncodedFile(path.name, path.stat().st_size, rows, items, file_digest(path))
+
+
+def _whole_users(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Tables of at least `size` rows (the last may be shorter) that end where a user does; rows of a user lie together."""
+    rest: pa.Table | None = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        while rest is not None and len(rest) > size:
+            users = rest["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+            ends = np.flatnonzero(np.diff(users[size - 1:])) + size
+            if not len(ends):
+                break
+            yield rest.slice(0, int(ends[0]))
+            rest = rest.slice(int(ends[0]))
+    if rest is not None and len(rest):
+        yield rest
+
+
+def _finish(plan: _Plan, window: Window, source: Table, version: int, stats: list[dict[str, Any]],
+            written: list[dict[str, Any]]) -> None:
+    files = tuple(EncodedFile(**{k: v for k, v in w.items() if k != "window"}) for w in written if w["window"] == window.name)
+    taken = [s for s in stats if s["_window"] == window.name]
+    pages, values = (sum(s[k] for s in taken) for k in ("pages", "values"))
+    rows, promised = sum(f.rows for f in files), pages if plan.kind == "pages" else values
+    if (rows, sum(f.items for f in files)) != (promised, values):
+        raise TableError(f"encoding {plan.kind}, window {window.name}: {promised} rows were to be written, {rows} were; "
+                         "report this as a bug")
+    total = sum(s["pages"] for s in stats)
+    counts = {"in": total, "out": pages, "open_label": total - pages}
+    table_rows = {f: plan.vocabulary.rows(f) for f in FIELDS} | BUCKET_ROWS
+    days = tuple(d for d in plan.days if str(window.start.date()) <= d <= str((window.end - timedelta(microseconds=1)).date()))
+    EncodedSet(str(plan.folder / window.name), window.name, plan.kind, plan.key, files, table_rows, plan.vocabulary.digest,
+               source.contract.name, version, days, counts).save()
