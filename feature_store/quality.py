@@ -93,7 +93,7 @@ def judged(frame: DataFrame, table: str, quality: Quality, source: Source) -> Da
     contract = CONTRACTS[table]
     reason = F.coalesce(F.col(BAD), *[F.when(r.broken, F.lit(r.reason)) for r in rules(table, quality, source)])
     marked = frame.withColumn(STATUS, reason)
-    row = F.when(F.col(STATUS).isNotNull(), short_json(F.to_json(F.col(RAW))))
+    row = F.when(F.col(STATUS).isNotNull(), short_json(F.col(RAW)))
     marked = marked.withColumn(ROW, row).drop(BAD, RAW)
     if table == "clicks":  # two clicks on one thing within a second are two clicks
         return marked.withColumn(STATUS, F.coalesce(STATUS, F.lit(OUT)))

@@ -73,7 +73,7 @@ class Source:
         Returns
         -------
         The contract's columns without `ds` (absent ones null or their default), `_bad` (reason, where a value does not fit its
-        column's type) and `_raw` (a struct of the mapped row's raw columns).
+        column's type) and `_raw` (the mapped row's raw columns as JSON).
         """
         return union_all([self._mapped(table, n, m, any_day) for n, m in enumerate(self._mappings(table))])
 
@@ -150,7 +150,8 @@ class Source:
         kinds = spark_schema(contract.schema)
         columns = [(F.col(c) if c in frame.columns else F.lit(None)).cast(kinds[c].dataType).alias(c)
                    for c in contract.columns if c != "ds"]
-        return frame.select(*columns, BAD, RAW)
+        # As text, so that the rows of several mappings go together; Spark makes it only where it is asked for.
+        return frame.select(*columns, BAD, F.to_json(F.col(RAW)).alias(RAW))
 
 
 def in_day(column: str, ds: str) -> Column:

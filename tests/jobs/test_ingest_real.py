@@ -1,0 +1,99 @@
+"""The recipes of the three real logs give the numbers that were counted in the raw files by other means."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from feature_store.recipe import load_recipe
+from feature_store.tables import Lake
+from jobs.day import DayResult
+from jobs.ingest import build
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+pytestmark = pytest.mark.real
+
+
+def ingest(spark: SparkSession, lake: Lake, name: str, data: Path, days: list[str]) -> list[DayResult]:
+    path = str(CONF / f"{name}.yaml")
+    return [r for ds in days for r in build(spark, load_recipe(path), lake, ds, str(data / name), path)]
+
+
+def total(results: list[DayResult], table: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for result in results:
+        for key, n in result.counts.items() if result.table == table else ():
+            counts[key] = counts.get(key, 0) + n
+    return counts
+
+
+def test_trivago(spark: SparkSession, lake: Lake, real_data: Path) -> None:
+    results = ingest(spark, lake, "trivago", real_data, ["2018-11-07", "2018-11-08"])
+    assert total(results, "events") == {"in": 100_003, "out": 100_003}
+    assert total(results, "exposures") == {"in": 211_897 + 13_597, "out": 211_897, "click": 13_596, "reject.click_not_shown": 1}
+    raw = spark.read.parquet(str(real_data / "trivago" / "trivago_val_100k.parquet")).where("action_type = 'clickout item'")
+    assert raw.agg(F.count("*"), F.sum(F.size(F.split("impressions", "[|]")))).first() == (13_597, 312_539)
+    events = lake.read(spark, "events").agg(F.countDistinct("user_id"), F.countDistinct("session_id"), F.countDistinct("event_id"))
+    assert tuple(events.first() or ()) == (6_593, 7_612, 100_003)
+    pages = lake.read(spark, "exposures").groupBy("page_id").agg(
+        F.count("*").alias("n"), F.sum(F.col("clicked").cast("int")).alias("k"), F.countDistinct("shown_time").alias("times"),
+        F.countDistinct("trigger_item_id").alias("triggers"), F.min(F.col("label_time") - F.col("shown_time")).alias("wait"))
+    found = pages.selectExpr("count(*) pages", "count_if(k >= 2) many", "sum(k * (k - 1) div 2) co", "sum(k * (n - k)) mono",
+                             "sum((n - k) * (n - k - 1) div 2) non", "max(times) times", "max(triggers) triggers",
+                             "min(wait) >= interval 0 seconds ordered").first()
+    assert tuple(found or ()) == (9_267, 1_814, 4_838, 257_230, 2_170_635, 1, 1, True)
+    [reject] = lake.read(spark, "rejects").collect()
+    assert (reject.origin, reject.reason) == ("clicks", "click_not_shown")
+
+
+def test_trivago_shows_and_triggers_follow_the_proxy(spark: SparkSession, lake: Lake, real_data: Path) -> None:
+    ingest(spark, lake, "trivago", real_data, ["2018-11-08"])
+    raw = pd.read_parquet(real_data / "trivago" / "trivago_val_100k.parquet").sort_values(["session_id", "timestamp", "step"])
+    shown = lake.read(spark, "exposures").groupBy("page_id").agg(
+        F.min(F.unix_timestamp("shown_time")).alias("shown"), F.first("trigger_item_id").alias("trigger"))
+    keys = {r.page_id: (r.shown, r.trigger) for r in shown.collect()}
+    checked = 0
+    for session, rows in list(raw.groupby("session_id"))[:1_500]:
+        walk = list(rows[["timestamp", "action_type", "reference", "impressions"]].itertuples(index=False, name=None))
+        seen: set[str] = set()
+        for n, (_, action, _, listed) in enumerate(walk):
+            page = hashlib.md5(f"{session}:{listed}".encode()).hexdigest()
+            if action != "clickout item" or page in seen:
+                continue
+            seen.add(page)
+            changes = [t for t, a, _, _ in walk[:n]
+                       if a.startswith("search for") or a in ("filter selection", "change of sort order")]
+            time = changes[-1] if changes else walk[0][0]
+            items = [r for t, a, r, _ in walk if t < time and r.isdigit()
+                     and (a.startswith("interaction item") or a in ("clickout item", "search for item"))]
+            if page in keys:
+                assert keys[page] == (time, items[-1] if items and changes else None), (session, page)
+                checked += 1
+    assert checked > 500
+
+
+def test_taobao_with_all_the_days_that_occur(spark: SparkSession, lake: Lake, real_data: Path) -> None:
+    days = ["2017-09-11", "2017-11-24", *(f"2017-11-{d}" for d in range(25, 31)), *(f"2017-12-0{d}" for d in range(1, 4))]
+    results = ingest(spark, lake, "taobao", real_data, days)
+    assert total(results, "events") == {"in": 4_321, "out": 4_321}
+    events = lake.read(spark, "events")
+    counts = events.agg(F.countDistinct("user_id"), F.countDistinct("item_id"), F.countDistinct("category_id")).first()
+    assert tuple(counts or ()) == (43, 3_276, 567)
+    actions = {r.action: r["count"] for r in events.groupBy("action").count().collect()}
+    assert actions == {"pv": 3_926, "cart": 190, "fav": 128, "buy": 77}
+
+
+def test_ebnerd(spark: SparkSession, lake: Lake, real_data: Path) -> None:
+    days = [*(f"2023-02-{d}" for d in range(23, 29)), "2023-03-01", "2023-03-02"]
+    results = ingest(spark, lake, "ebnerd", real_data, days)
+    assert total(results, "exposures")["click"] == 1_047 and "reject" not in str(total(results, "exposures"))
+    exposures = lake.read(spark, "exposures")
+    pages = exposures.groupBy("page_id", "user_id").agg(
+        F.count("*").alias("n"), F.sum(F.col("clicked").cast("int")).alias("k"), F.max("trigger_item_id").alias("trigger"))
+    found = pages.selectExpr("count(*)", "count(distinct user_id)", "count(trigger)", "sum(k * (k - 1) div 2)", "sum(k * (n - k))",
+                             "sum((n - k) * (n - k - 1) div 2)").first()
+    assert tuple(found or ()) == (1_046, 38, 306, 1, 9_808, 81_454)
+    assert {r.action for r in lake.read(spark, "events").select("action").distinct().collect()} == {"view", "read", "click"}
