@@ -27,12 +27,12 @@ def password_file() -> Path:
     return airflow_home() / "simple_auth_manager_passwords.json.generated"
 
 
-def service_env(conf: Path, data: Path | None, airflow_port: int) -> dict[str, str]:
+def service_env(conf: Path, data: str, airflow_port: int) -> dict[str, str]:
     """Environment of every service process; tasks inherit it.
 
     Parameters
     ----------
-    conf : recipe the graphs are made for. data : folder of its raw files, None for a simulated log.
+    conf : recipe the graphs are made for. data : folder of its raw files (absolute), "" for a simulated log.
     airflow_port : port of the web page and of the API that tasks report to.
     """
     url = f"http://127.0.0.1:{airflow_port}"
@@ -76,7 +76,7 @@ def _airflow(url: str, port: int) -> dict[str, str]:
             **{f"AIRFLOW__{k}": v for k, v in core.items()}}
 
 
-def _jobs(conf: Path, data: Path | None) -> dict[str, str]:
+def _jobs(conf: Path, data: str) -> dict[str, str]:
     python = os.environ.get("MOVELINE_PYTHON", sys.executable)
     beside = str(Path(python).parent)  # spark-submit, torchrun and airflow of the same environment come first
     env = {
@@ -88,8 +88,7 @@ def _jobs(conf: Path, data: Path | None) -> dict[str, str]:
         "SPT_NOENV": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    if data is not None:
-        env["MOVELINE_DATA"] = str(data.absolute())
+    env["MOVELINE_DATA"] = data
     return env
 
 

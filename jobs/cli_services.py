@@ -70,10 +70,11 @@ def demo(conf: Conf = DEFAULT_CONF, data: Data = "", plain: Quiet = False) -> No
     run_demo(conf, _folder(conf, data), plain)
 
 
-def _folder(conf: Path, data: str) -> Path | None:
+def _folder(conf: Path, data: str) -> str:
+    """The data folder as the graphs get it: "" for a simulated log."""
     from feature_store.recipe import load_recipe
     from jobs.run_job import data_folder
 
     recipe = load_recipe(conf)
     folder = data_folder(recipe, data or None)
-    return None if recipe.simulator is not None and not data else folder
+    return "" if recipe.simulator is not None and not data else folder

@@ -23,7 +23,7 @@ from jobs.run_job import days_asked, run_simulate
 from jobs.terminal import console, grid
 
 
-def run_demo(conf: Path, data: Path | None, plain: bool) -> None:
+def run_demo(conf: Path, data: str, plain: bool) -> None:
     """Simulate (when the recipe has a simulator), start the services, build the recipe's days, train, show the result, stop.
 
     Raises
@@ -39,7 +39,7 @@ def run_demo(conf: Path, data: Path | None, plain: bool) -> None:
     say = _clock(started)
     with _stops_on_signals():
         try:
-            if recipe.simulator is not None and data is None:
+            if recipe.simulator is not None and not data:
                 _simulate(recipe, conf, say)
             found = services.up(conf, data, say)
             for text in services.where(found):
@@ -109,7 +109,7 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _report(recipe: Recipe, conf: Path, data: Path | None, seconds: float) -> None:
+def _report(recipe: Recipe, conf: Path, data: str, seconds: float) -> None:
     out = console()
     rows = inspect_lake.overview(Lake(lake_root(recipe.name)))
     if not rows:

@@ -19,8 +19,8 @@ TABLE_JOBS = ("ingest", "movelines", "visits", "vocabulary", "pages", "pairs", "
 _NEED_EXPOSURES = ("pages", "pairs")
 
 
-def data_folder(recipe: Recipe, data: str | None) -> Path:
-    """Folder that the relative paths of a recipe's inputs are resolved against.
+def data_folder(recipe: Recipe, data: str | None) -> str:
+    """Folder (absolute, or a Hadoop address such as s3a://) that the relative paths of a recipe's inputs are resolved against.
 
     Raises
     ------
@@ -29,10 +29,12 @@ def data_folder(recipe: Recipe, data: str | None) -> Path:
     if not data:
         if recipe.simulator is None:
             raise InputError(f"recipe {recipe.name} reads a real log: say where it lies with --data FOLDER (make: DATA=FOLDER)")
-        return raw_root(recipe.name)
-    if "://" not in data and not Path(data).is_dir():
+        return str(raw_root(recipe.name))
+    if "://" in data:
+        return data
+    if not Path(data).is_dir():
         raise InputError(f"--data {data}: no such folder")
-    return Path(data)
+    return str(Path(data).absolute())
 
 
 def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
@@ -82,7 +84,7 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
     return results
 
 
-def _build(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: Path | None, conf: Path) -> Any:
+def _build(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: str | None, conf: Path) -> Any:
     module = import_module(f"jobs.{job}")
     if job == "daily":
         return module.run_day(spark, recipe, lake, day, folder, conf)

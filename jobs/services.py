@@ -68,12 +68,12 @@ def running() -> Services | None:
     return known if known.alive else None
 
 
-def up(conf: Path, data: Path | None, say: Callable[[str], None]) -> Services:
+def up(conf: Path, data: str, say: Callable[[str], None]) -> Services:
     """Start everything and wait until it answers; a no-op when it already runs for this recipe.
 
     Parameters
     ----------
-    conf, data : recipe and data folder of the graphs. say : takes one line of progress.
+    conf, data : recipe of the graphs, and folder of its raw files (absolute; "" for a simulated log). say : takes a line.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def up(conf: Path, data: Path | None, say: Callable[[str], None]) -> Services:
     env = airflow_env.service_env(conf, data, airflow_port)
     for folder in (home() / "artifacts", log_file("any").parent):
         folder.mkdir(parents=True, exist_ok=True)
-    services = Services(f"http://127.0.0.1:{airflow_port}", f"http://127.0.0.1:{mlflow_port}", str(conf.absolute()),
-                        str(data.absolute()) if data else "")
+    airflow, mlflow = (f"http://127.0.0.1:{port}" for port in (airflow_port, mlflow_port))
+    services = Services(airflow, mlflow, str(conf.absolute()), data)
     try:
         _start_all(services, env, airflow_env.commands(mlflow_port), say)
         _wait_ready(services, say)
@@ -101,9 +101,9 @@ def up(conf: Path, data: Path | None, say: Callable[[str], None]) -> Services:
     return services
 
 
-def same(found: Services, conf: Path, data: Path | None) -> None:
+def same(found: Services, conf: Path, data: str) -> None:
     """Raises ServiceError when the services were started for another recipe or folder."""
-    if found.conf != str(conf.absolute()) or found.data != (str(data.absolute()) if data else ""):
+    if found.conf != str(conf.absolute()) or found.data != data:
         raise ServiceError(
             f"already up for {found.conf} {found.data}".rstrip() + "; run `moveline down` before starting it for another recipe"
         )

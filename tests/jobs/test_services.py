@@ -69,7 +69,7 @@ def test_a_taken_port_gives_way_to_a_free_one():
 
 
 def test_moving_the_port_moves_every_setting_that_depends_on_it(state):
-    env = airflow_env.service_env(Path("conf/simulated.yaml"), None, 18080)
+    env = airflow_env.service_env(Path("conf/simulated.yaml"), "", 18080)
     assert env["AIRFLOW__API__PORT"] == "18080"
     assert env["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:18080"
     assert env["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:18080/execution/"
@@ -81,9 +81,9 @@ def test_moving_the_port_moves_every_setting_that_depends_on_it(state):
 
 def test_services_of_another_recipe_are_not_taken_for_ours(state):
     found = services.Services("http://127.0.0.1:1", "http://127.0.0.1:2", "/a/b.yaml", "")
-    services.same(found, Path("/a/b.yaml"), None)
+    services.same(found, Path("/a/b.yaml"), "")
     with pytest.raises(services.ServiceError, match=r"already up for /a/b\.yaml; run `moveline down`"):
-        services.same(found, Path("/a/c.yaml"), None)
+        services.same(found, Path("/a/c.yaml"), "")
 
 
 def test_a_state_file_of_dead_processes_is_not_taken_for_running_ones(state):
@@ -103,7 +103,7 @@ def test_a_service_that_does_not_come_up_shows_the_end_of_its_log_and_leaves_not
         "mlflow": sleeper, "api-server": sleeper, "scheduler": broken, "dag-processor": sleeper})
     monkeypatch.setattr(services, "_run_once", lambda *_: None)
     with pytest.raises(services.ServiceError, match=r"(?s)scheduler ended while starting.*no such table: dag"):
-        services.up(ROOT / "conf" / "simulated.yaml", None, lambda _: None)
+        services.up(ROOT / "conf" / "simulated.yaml", "", lambda _: None)
     assert processes.marked(str(state)) == [] and services.running() is None
 
 
