@@ -1,6 +1,7 @@
 """The few calls of Airflow's REST API that we use."""
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,10 @@ import httpx
 
 from feature_store.errors import MovelineError
 from jobs.airflow_env import password_file
+
+
+_TRIES = 6
+_BUSY = (500, 503)
 
 
 class AirflowError(MovelineError):
@@ -38,14 +43,19 @@ class AirflowApi:
         AirflowError : Airflow answered with an error; the message names the request and Airflow's reason.
         httpx.HTTPError : it does not answer.
         """
-        for attempt in range(2):
+        for attempt in range(_TRIES):
             if not self._token:
                 self._sign_in()
-            answer = httpx.request(method, f"{self.url}/api/v2{path}", json=body, params=query or None, timeout=30,
+            answer = httpx.request(method, f"{self.url}/api/v2{path}", json=body, params=query or None, timeout=60,
                                    headers={"Authorization": f"Bearer {self._token}"})
-            if answer.status_code != 401 or attempt:
+            if attempt == _TRIES - 1:
                 break
-            self._token = ""  # expired
+            if answer.status_code == 401:
+                self._token = ""  # expired
+            elif answer.status_code in _BUSY and method != "POST":
+                time.sleep(1.0 + attempt)  # SQLite has one writer: the scheduler held it
+            else:
+                break
         if answer.is_error:
             raise AirflowError(f"Airflow refused {method} {path}: {answer.status_code} {_reason(answer)}")
         return answer.json() if answer.content else None
@@ -65,19 +75,30 @@ class AirflowApi:
         if name not in known:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": description, "include_deferred": False})
 
-    def unpause(self, dag: str) -> None:
-        """Let the scheduler run a DAG."""
-        self.call("PATCH", f"/dags/{dag}", {"is_paused": False})
+    def pause(self, dag: str, paused: bool) -> None:
+        """Keep the scheduler from starting anything of a DAG, or let it."""
+        self.call("PATCH", f"/dags/{dag}", {"is_paused": paused})
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
         """Start one run by hand; its id."""
         return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
-    def backfill(self, dag: str, first: str, last: str, reprocess: str = "completed") -> int:
-        """Queue one run a day, both ends inclusive; the backfill's id."""
+    def backfill(self, dag: str, first: str, last: str) -> int:
+        """Queue one run a day, both ends inclusive, days that ran before included; the backfill's id.
+
+        Airflow refuses when SQLite is busy, with part of it made: that part is given up, and it is asked again.
+        """
         body = {"dag_id": dag, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z", "max_active_runs": 1,
-                "reprocess_behavior": reprocess, "run_backwards": False}
-        return int(self.call("POST", "/backfills", body)["id"])
+                "reprocess_behavior": "completed", "run_backwards": False}
+        for attempt in range(_TRIES):
+            try:
+                return int(self.call("POST", "/backfills", body)["id"])
+            except AirflowError as error:
+                if attempt == _TRIES - 1 or "locked" not in str(error):
+                    raise
+                time.sleep(2.0 + attempt)
+                self.abandon(dag)
+        raise AirflowError(f"no backfill of {dag} could be made")
 
     def abandon(self, dag: str) -> None:
         """Give up backfills and runs that an interrupted session left behind: nobody works on them, and they block new ones."""

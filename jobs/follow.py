@@ -118,9 +118,10 @@ def run_days(url: str, days: Iterable[str], shown: Display) -> list[dict[str, An
     """
     api, wanted = AirflowApi(url), list(days)
     started = datetime.now(UTC)
+    api.pause(DAILY, True)  # the scheduler would write to the same database meanwhile
     api.backfill(DAILY, wanted[0], wanted[-1])
     for dag in (TRAIN, DAILY):
-        api.unpause(dag)
+        api.pause(dag, False)
     with shown.open():
         return _follow(api, set(wanted), started, shown)
 
