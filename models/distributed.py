@@ -17,6 +17,7 @@ from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from feature_store.errors import ModelError
 from models.base import Model
 
 _TIMEOUT = datetime.timedelta(minutes=10)
@@ -121,6 +122,8 @@ def spread_fused(wrapped: DistributedModelParallel, whole: Mapping[str, Tensor])
 
 def _fill(state: Mapping[str, Any], whole: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
+        if name not in whole:
+            raise ModelError(f"{name} is missing among the weights to start from")
         if hasattr(value, "local_shards"):
             for tensor, place in _shards(value):
                 tensor.copy_(whole[name][place])
