@@ -10,7 +10,6 @@ import httpx
 from feature_store.errors import MovelineError
 from jobs.airflow_env import password_file
 
-
 _TRIES = 6
 _BUSY = (500, 503)
 
