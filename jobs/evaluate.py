@@ -20,7 +20,7 @@ from models.artifact import VOCABULARY, load_artifact
 from models.base import Model
 from models.baselines import Baselines
 from models.evaluation import Result, Shown, evaluate_pages, evaluate_pairs
-from models.metrics import Floats
+from models.metrics import Floats, sums_by
 from models.report import DataPicture
 from models.scoring import page_scores, pair_scores
 
@@ -125,7 +125,7 @@ def _co_click_counts(train_set: EncodedSet) -> Floats:
     for part in tables(train_set):
         kept = flat(part, "kind") == PAIR_KINDS.index("co_click")
         for side in ("left", "right"):
-            own = np.bincount(flat(part, side)[kept], flat(part, "weight")[kept].astype(np.float64), len(counts))
+            own = sums_by(flat(part, side)[kept], flat(part, "weight")[kept].astype(np.float64), len(counts))
             own[: len(counts)] += counts
             counts = own
     return np.append(counts, 0.0)
