@@ -9,6 +9,8 @@ from feature_store.simulator import world
 from feature_store.simulator.settings import SimulatorSettings
 from feature_store.simulator.walk import DAY_S
 
+_IMPRESSION_LAG_S = 2.0
+
 
 def events_log(raw: DataFrame) -> DataFrame:
     """The `events` log from `raw.events`: text ids, and `ds`, the day of arrival."""
@@ -25,12 +27,16 @@ def events_log(raw: DataFrame) -> DataFrame:
 
 
 def exposures_log(pages: DataFrame, settings: SimulatorSettings) -> DataFrame:
-    """The `exposures` log from `raw.pages`: every shown item, and `ds`, the day on which its label was known."""
+    """The `exposures` log from `raw.pages`: every shown item, and `ds`, the day on which its label was known.
+
+    `available_time` is when the impression was known (visits count what was shown); the label follows at `label_time`.
+    """
     lists = ("slot", "item", "price", "viewed", "clicked", "ordered", "click_time")
     kept = pages.select("user", "day", "step", "shown_time", "scene", "scenario", "trigger", F.inline(F.arrays_zip(*lists)))
     label = F.col("shown_time") + F.make_interval(secs=F.lit(settings.attribution_s))
     return kept.select(
-        _page_id(), _id("u", "user").alias("user_id"), "shown_time", label.alias("label_time"), label.alias("available_time"),
+        _page_id(), _id("u", "user").alias("user_id"), "shown_time", label.alias("label_time"),
+        (F.col("shown_time") + F.make_interval(secs=F.lit(_IMPRESSION_LAG_S))).alias("available_time"),
         _name(world.SCENES, "scene"), _name([s.name for s in world.SCENARIOS], "scenario"),
         _id("i", "trigger").alias("trigger_item_id"), F.lit("entrance").alias("trigger_source"), _id("i", "item").alias("item_id"),
         _position(), "price", "viewed", "clicked", F.when(F.col("clicked"), F.col("click_time")).alias("click_time"), "ordered",
