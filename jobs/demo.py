@@ -36,7 +36,7 @@ def run_demo(conf: Path, data: str, plain: bool) -> None:
     days = days_asked(recipe, None)
     if services.running() is not None:
         raise services.ServiceError("Airflow is already up for this state folder; `moveline run` uses it, `moveline down` stops it")
-    say = _clock(started)
+    say, shown = _clock(started), follow.display(plain)
     with _stops_on_signals():
         try:
             if recipe.simulator is not None and not data:
@@ -49,7 +49,7 @@ def run_demo(conf: Path, data: str, plain: bool) -> None:
             say(f"building {len(days)} days, {days[0]} to {days[-1]}")
             if not recipe.has_exposures:
                 say(_events_only(recipe))
-            follow.run_days(found.airflow, days, follow.display(plain))
+            follow.run_days(found.airflow, days, shown)
         finally:
             with _deaf():
                 say("stopping what was started")
