@@ -96,7 +96,7 @@ class Movelines(Strict):
     delay_s: int = Field(0, ge=0)
     visit_gap_s: int = Field(1_800, ge=1, le=86_400, description="a pause longer than this closes a visit")
     visit_wait_s: int = Field(60, ge=0, description="a visit is known this long after it closed; later rows are no part of it")
-    max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens a day beyond this are counted, not kept (the first stay)")
+    max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens a day over this are counted, not kept (the first stay)")
     clicked_actions: list[str] = Field(["click"], description="actions that count as a click inside a visit")
     carted_actions: list[str] = Field(["cart"], description="actions that count as a cart inside a visit")
 
