@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_store.contracts import CONTRACTS
@@ -27,8 +28,11 @@ def ds_of(time: datetime) -> str:
 
 def frame(spark: SparkSession, table: str, rows: Iterable[Row]) -> DataFrame:
     """Rows as a DataFrame of a contract; what a row does not name is null."""
-    schema = spark_schema(CONTRACTS[table].schema)
-    return spark.createDataFrame([tuple(r.get(f.name) for f in schema) for r in rows], schema)
+    schema, rows = CONTRACTS[table].schema, list(rows)
+    if not rows:
+        return spark.createDataFrame([], spark_schema(schema))
+    # By way of Arrow: rows of Python would be pickled, checked value by value and take a Python worker of their own.
+    return spark.createDataFrame(pa.Table.from_pylist(rows, schema), spark_schema(schema))
 
 
 def event(user: str, time: float, number: int = 0, **more: Any) -> Row:
@@ -87,7 +91,7 @@ def naive_visits(events: list[Row], shown: list[Row], gap: int, patience: int) -
     for x in shown:
         pages[(x["shown_time"], 1, 0, x["page_id"], x["scene"])].append(x)
     steps += [(*k, sum(x["viewed"] for x in v), None, max(x["available_time"] for x in v)) for k, v in pages.items()]
-    steps = sorted((s for s in steps if s[7] <= s[0] + timedelta(seconds=patience)), key=lambda s: s[:4])
+    steps = sorted((s for s in steps if s[7] <= s[0] + timedelta(seconds=patience)), key=lambda s: s[:5])
     runs: list[list] = []
     for step in steps:
         if runs and runs[-1][-1][4] == step[4] and step[0] - runs[-1][-1][0] <= timedelta(seconds=gap):
@@ -102,7 +106,7 @@ def _naive_visit(run: list, following: datetime | None, gap: int, patience: int)
     first, last, pause = run[0][0], run[-1][0], timedelta(seconds=gap)
     closes = following is not None and following - last <= pause
     tokens = [s[6] for s in run if s[6]]
-    counts = Counter(t["category_id"] for t in tokens if t["category_id"])
+    counts = Counter(t["category_id"] for t in tokens if t.get("category_id"))
     end = following if closes else last
     closed = following if closes else last + pause
     return {
