@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,21 +29,20 @@ PATIENCE_S = 120.0
 pytestmark = pytest.mark.timeout(900)
 
 WRITER = """
-import json, pathlib, sys, time
+import json, sys
 from feature_store.errors import ConflictError
 from feature_store.recipe import Recipe
 from feature_store.session import spark_session
 from feature_store.tables import Lake
 from jobs.movelines import build
 
-lake, day, *rounds = sys.argv[1:]
 spark = spark_session("writer")
 spark.range(1).count()
 print("ready", flush=True)
-for recipe in rounds:
-    sys.stdin.readline()
+for line in sys.stdin:
+    lake, day, recipe = json.loads(line)
     try:
-        print(json.dumps([build(spark, Recipe.model_validate_json(recipe), Lake(lake), day).status]), flush=True)
+        print(json.dumps([build(spark, Recipe.model_validate(recipe), Lake(lake), day).status]), flush=True)
     except ConflictError as error:
         print(json.dumps(["conflict", str(error)]), flush=True)
 """
@@ -65,42 +64,59 @@ def events(spark: SparkSession) -> DataFrame:
     return spark.createDataFrame(rows, spark_schema(EVENTS.schema))
 
 
-@contextmanager
-def writer(lake: Lake, *rounds: Recipe) -> Iterator[subprocess.Popen[str]]:
-    """A process with a Spark of its own that builds the day once for every line it is sent; never outlives the test."""
-    command = [sys.executable, "-c", WRITER, lake.root, DAY, *(r.model_dump_json(by_alias=True) for r in rounds)]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+class Writer:
+    """A process with a Spark of its own that builds a day of a lake each time it is told to."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WRITER], cwd=ROOT, text=True, start_new_session=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def heard(self) -> str:
+        return self.process.stdout.readline().strip() if self.process.stdout else ""
+
+    def go(self, lake: Lake, recipe: Recipe) -> None:
+        if self.process.stdin:
+            self.process.stdin.write(json.dumps([lake.root, DAY, recipe.model_dump(mode="json", by_alias=True)]) + "\n")
+            self.process.stdin.flush()
+
+    def kill(self) -> None:
+        if self.alive:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def writers() -> Iterator[Callable[[int], list[Writer]]]:
+    """Gives writers that are ready; those no test has killed serve the next one, because starting Spark takes long."""
+    started: list[Writer] = []
+
+    def ready(count: int) -> list[Writer]:
+        living = [w for w in started if w.alive]
+        new = [Writer() for _ in range(count - len(living))]
+        started.extend(new)
+        assert [w.heard() for w in new] == ["ready"] * len(new)
+        return [*living, *new][:count]
+
     try:
-        yield process
+        yield ready
     finally:
-        kill(process)
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
+        for writer in started:
+            writer.kill()
+            for pipe in (writer.process.stdin, writer.process.stdout):
+                if pipe:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def heard(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline().strip() if process.stdout else ""
-
-
-def go(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        if process.stdin:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-
-
-def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(seen: Callable[[], bool], writer: Writer) -> None:
     limit = time.monotonic() + PATIENCE_S
     while not seen():
-        assert process.poll() is None and time.monotonic() < limit, "the writer never got to the point at which it was to be killed"
+        assert writer.alive and time.monotonic() < limit, "the writer never got to the point at which it was to be killed"
         time.sleep(0.002)
 
 
@@ -133,9 +149,26 @@ def visible_tokens(spark: SparkSession, lake: Lake) -> list[int]:
     return [r.n_tokens for r in lake.read(spark, "movelines", [DAY]).collect()]
 
 
+def test_of_two_processes_that_write_a_day_at_once_one_wins_on_the_first_write_and_on_a_rewrite(
+        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], writers: Callable[[int], list[Writer]]) -> None:
+    caps, lake, want = ((8, 12), (16, 20)), ready, calm[1]
+    pair = writers(2)
+    for round_caps in caps:
+        for one, cap in zip(pair, round_caps, strict=True):
+            one.go(lake, recipe(cap))
+        said = [json.loads(one.heard()) for one in pair]
+        winners = [cap for cap, answer in zip(round_caps, said, strict=True) if answer[0] == "built"]
+        assert winners and content(lake).digest in [want[cap] for cap in winners]
+        assert max(visible_tokens(spark, lake)) in winners and len(visible_tokens(spark, lake)) == 100
+        lost = [answer[1] for answer in said if answer[0] != "built"]
+        assert all("another writer committed it meanwhile" in message for message in lost)
+    assert lake.table("movelines").version() >= 2
+
+
 @pytest.mark.parametrize(("point", "exists"), [("computing", False), ("files_written", True), ("any_moment", True)])
 def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same_content(
-        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], point: str, exists: bool) -> None:
+        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], writers: Callable[[int], list[Writer]], point: str,
+        exists: bool) -> None:
     lake, want = ready, calm[1][20]
     table, folder = lake.table("movelines"), Path(lake.table("movelines").path)
     if exists:
@@ -146,14 +179,13 @@ def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same
         new = set(folder.glob("ds=*/run=*")) - before
         return any(list(run.glob("_temporary" if point == "computing" else "part-*.parquet")) for run in new)
 
-    with writer(lake, recipe(20)) as process:
-        assert heard(process) == "ready"
-        go(process)
-        if point == "any_moment":
-            time.sleep(random.uniform(0.0, 2.0))
-        else:
-            wait_for(reached, process)
-        kill(process)
+    [victim] = writers(1)
+    victim.go(lake, recipe(20))
+    if point == "any_moment":
+        time.sleep(random.uniform(0.0, 2.0))
+    else:
+        wait_for(reached, victim)
+    victim.kill()
     committed = table.day(DAY) if table.exists() else None
     if committed and committed.digest == want:  # killed after the commit: all of the new day
         assert len(visible_tokens(spark, lake)) == 100 and max(visible_tokens(spark, lake)) == 20
@@ -163,22 +195,6 @@ def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same
     assert content(lake).digest == want and len(visible_tokens(spark, lake)) == 100
     named = {Path(f).parent for f in table.files([DAY])}
     assert len(named) == 1
-
-
-def test_of_two_processes_that_write_a_day_at_once_one_wins_on_the_first_write_and_on_a_rewrite(
-        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]]) -> None:
-    caps, lake, want = ((8, 12), (16, 20)), ready, calm[1]
-    with writer(lake, *map(recipe, (8, 16))) as one, writer(lake, *map(recipe, (12, 20))) as two:
-        assert [heard(one), heard(two)] == ["ready", "ready"]
-        for pair in caps:
-            go(one, two)
-            said = [json.loads(heard(process)) for process in (one, two)]
-            winners = [cap for cap, answer in zip(pair, said, strict=True) if answer[0] == "built"]
-            assert winners and content(lake).digest in [want[cap] for cap in winners]
-            assert max(visible_tokens(spark, lake)) in winners and len(visible_tokens(spark, lake)) == 100
-            lost = [answer[1] for answer in said if answer[0] != "built"]
-            assert all("another writer committed it meanwhile" in message for message in lost)
-    assert lake.table("movelines").version() >= 2
 
 
 def test_running_twice_gives_the_same_content_and_no_new_version(spark: SparkSession, ready: Lake) -> None:
