@@ -9,7 +9,6 @@ import pytest
 from pyspark.sql import SparkSession
 
 from feature_store import batch, encoding, vocabulary
-from feature_store.contracts import PAIRS
 from feature_store.encoded_set import EncodedSet
 from feature_store.errors import TableError
 from feature_store.recipe import Recipe
@@ -18,6 +17,7 @@ from feature_store.tables import Lake
 from jobs import encode as job
 from jobs.encode import Window, encode, encode_training, split_times
 from tests.feature_store import encoded_pages
+from tests.jobs.naive import frame
 
 RECIPE = Recipe.model_validate({"name": "tiny", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]},
                                 "split": {"train_days": 2, "test_days": 1, "validate_hours": 6}, "vocabulary_buckets": 4})
@@ -34,12 +34,11 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
             row["cut_time"] = row["shown_time"] = start + timedelta(minutes=6 * n)
             row.update(page_id=f"{ds} {n:03d}", label_time=row["cut_time"] + timedelta(hours=1), ds=ds)
         pages = pa.Table.from_pylist(rows, schema=encoded_pages.PAGES.schema)
-        frame = spark.createDataFrame([tuple(r.values()) for r in rows], spark_schema(pages.schema))
-        lake.table("pages").begin(ds).commit(frame, counts={}, inputs={}, arranged=True)
+        day = spark.createDataFrame(pages, spark_schema(pages.schema))
+        lake.table("pages").begin(ds).commit(day, counts={}, inputs={}, arranged=True)
         all_pages.append(pages)
-    entries = [(*row.values(), "2026-01-01") for row in encoded_pages.vocabulary().entries().to_pylist()]
-    frame = spark.createDataFrame(entries, spark_schema(vocabulary.VOCABULARY.schema))
-    lake.table("vocabulary").begin("2026-01-01").commit(frame, counts={}, inputs={})
+    entries = [{**row, "ds": "2026-01-01"} for row in encoded_pages.vocabulary().entries().to_pylist()]
+    lake.table("vocabulary").begin("2026-01-01").commit(frame(spark, "vocabulary", entries), counts={}, inputs={})
     return lake, pa.concat_tables(all_pages)
 
 
@@ -122,8 +121,7 @@ def test_pairs_are_encoded_one_a_row(spark: SparkSession, made: tuple[Lake, pa.T
              "n_clicked": 1, "co_click": 0, "co_non_click": 1, "mono_click": 2, "left_item": ["i1"] * (n % 3),
              "right_item": ["i2"] * (n % 3), "kind": ["co_click"] * (n % 3), "weight": [2.0] * (n % 3), "ds": DAYS[0]}
             for n in range(50)]
-    frame = spark.createDataFrame([tuple(r.values()) for r in rows], spark_schema(PAIRS.schema))
-    lake.table("pairs").begin(DAYS[0]).commit(frame, counts={}, inputs={})
+    lake.table("pairs").begin(DAYS[0]).commit(frame(spark, "pairs", rows), counts={}, inputs={})
     day = Window("day", start, start + timedelta(days=1))
     one = encode(spark, RECIPE, lake, [day], encoded_pages.vocabulary(), "pairs")["day"]
     found = one.read().to_pydict()

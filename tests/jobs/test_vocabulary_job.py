@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from feature_store.contracts import CONTRACTS
 from feature_store.errors import ConfigError, ConflictError
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
 from jobs.vocabulary import build
+from tests.jobs.naive import frame
 
 DAYS = ("2026-01-05", "2026-01-06")
 SOURCE = {"inputs": {"log": {"path": "log"}}, "events": [{"from": "log", "columns": {}}]}
@@ -22,9 +21,7 @@ def recipe(buckets: int = 4) -> Recipe:
 
 
 def write(spark: SparkSession, lake: Lake, name: str, ds: str, rows: list[dict[str, Any]]) -> None:
-    schema = spark_schema(CONTRACTS[name].schema)
-    full = [tuple({"ds": ds, **row}.get(c) for c in schema.names) for row in rows]
-    lake.table(name).begin(ds).commit(spark.createDataFrame(full, schema), counts={}, inputs={})
+    lake.table(name).begin(ds).commit(frame(spark, name, [{"ds": ds, **row} for row in rows]), counts={}, inputs={})
 
 
 def event(ds: str, item: str | None, hour: int = 1, action: str = "click") -> dict[str, Any]:
@@ -98,10 +95,10 @@ def test_two_days_at_once_never_share_an_index(spark: SparkSession, lake: Lake, 
 def test_of_two_commits_of_different_days_the_later_one_fails(spark: SparkSession, lake: Lake) -> None:
     table = lake.table("vocabulary")
     first, second = table.begin(DAYS[0]), table.begin(DAYS[1])
-    frame = lake.read(spark, "vocabulary")
-    first.commit(frame, counts={}, inputs={"run": "1"})
+    nothing = lake.read(spark, "vocabulary")
+    first.commit(nothing, counts={}, inputs={"run": "1"})
     with pytest.raises(ConflictError, match="another writer"):
-        second.commit(frame, counts={}, inputs={"run": "2"})
+        second.commit(nothing, counts={}, inputs={"run": "2"})
 
 
 def test_an_empty_day_adds_nothing(spark: SparkSession, lake: Lake) -> None:
