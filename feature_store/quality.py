@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from feature_store.contracts import CONTRACTS, TEXT, Contract
 from feature_store.errors import InputError
@@ -83,21 +84,27 @@ def judged(frame: DataFrame, table: str, quality: Quality, source: Source) -> Da
 
     Parameters
     ----------
-    frame : as `Source.rows` gives it.
+    frame : as `Source.rows` gives it, or after `ruled`.
 
     Returns
     -------
     The contract's columns without `ds`; `_status`: `out`, `superseded`, `deleted` or the reason of a reject; `_row`: the raw row as
     truncated JSON where it was refused by a rule, else null.
     """
-    contract = CONTRACTS[table]
-    reason = F.coalesce(F.col(BAD), *[F.when(r.broken, F.lit(r.reason)) for r in rules(table, quality, source)])
-    marked = frame.withColumn(STATUS, reason)
-    row = F.when(F.col(STATUS).isNotNull(), short_json(F.col(RAW)))
-    marked = marked.withColumn(ROW, row).drop(BAD, RAW)
+    marked = frame if STATUS in frame.columns else ruled(frame, table, quality, source)
     if table == "clicks":  # two clicks on one thing within a second are two clicks
         return marked.withColumn(STATUS, F.coalesce(STATUS, F.lit(OUT)))
-    return _versions(marked, contract)
+    if table == "events" and not any("event_id" in m.columns for m in source.events):  # made ids: no two rows share one
+        return marked.withColumn(STATUS, F.coalesce(STATUS, F.when(F.col("op") == "delete", DELETED), F.lit(OUT)))
+    return _versions(marked, CONTRACTS[table])
+
+
+def ruled(frame: DataFrame, table: str, quality: Quality, source: Source) -> DataFrame:
+    """Rows with `_status`, the reason of a reject or null, and `_row` as `judged` gives it; `_raw` may be a struct or JSON."""
+    reason = F.coalesce(F.col(BAD), *[F.when(r.broken, F.lit(r.reason)) for r in rules(table, quality, source)])
+    text = F.to_json(F.col(RAW)) if isinstance(frame.schema[RAW].dataType, StructType) else F.col(RAW)
+    marked = frame.withColumn(STATUS, reason)
+    return marked.withColumn(ROW, F.when(F.col(STATUS).isNotNull(), short_json(text))).drop(BAD, RAW)
 
 
 def short_json(text: Column) -> Column:

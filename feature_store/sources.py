@@ -7,6 +7,7 @@ a value that does not fit its column's type becomes a reject (column `bad`), nev
 import re
 from collections.abc import Callable
 
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -40,6 +41,7 @@ class Source:
         self._path, self._back = recipe_path, days_back
         self._frames: dict[str, DataFrame] = {}
         self._files: dict[str, RawFiles] = {}
+        self._held: list[DataFrame] = []
 
     def tables(self) -> list[str]:
         """Canonical tables that the recipe maps, clicks included."""
@@ -65,17 +67,25 @@ class Source:
         """Lines of a text input that could not be parsed, their number, and the number of all; None for typed formats."""
         return malformed_rows(self.spark, self._raw(name), self._at("inputs", name))
 
-    def rows(self, table: str, any_day: bool = False) -> DataFrame:
+    def rows(self, table: str, any_day: bool = False, each: Callable[[DataFrame], DataFrame] | None = None) -> DataFrame:
         """Rows of a table: those whose own time lies in the day, and those without a legible time.
 
-        With `any_day` all that are read.
+        With `any_day` all that are read. `each` is applied to the rows of each mapping, before the raw row goes through a shuffle
+        and before it is made JSON (which costs more than all else); it must not leave `_raw` a struct.
 
         Returns
         -------
         The contract's columns without `ds` (absent ones null or their default), `_bad` (reason, where a value does not fit its
-        column's type) and `_raw` (the mapped row's raw columns as JSON).
+        column's type) and `_raw` (the mapped row's raw columns as JSON; for `each` a struct).
         """
-        return union_all([self._mapped(table, n, m, any_day) for n, m in enumerate(self._mappings(table))])
+        return union_all([self._mapped(table, n, m, any_day, each or _as_text) for n, m in enumerate(self._mappings(table))])
+
+    def release(self) -> None:
+        """Free the views kept because several others take their rows from them."""
+        for frame in self._held:
+            frame.unpersist()
+        self._held.clear()
+        self._frames.clear()
 
     def _mappings(self, table: str) -> list[Mapping]:
         return list(getattr(self.spec, table))
@@ -103,8 +113,16 @@ class Source:
             if name in self.spec.inputs:
                 self._frames[name] = read_rows(self.spark, self._raw(name), self._at("inputs", name))
             else:
-                self._frames[name] = self._view(self.spec.views[name], self._at("views", name))
+                self._frames[name] = self._kept(name, self._view(self.spec.views[name], self._at("views", name)))
         return self._frames[name]
+
+    def _kept(self, name: str, frame: DataFrame) -> DataFrame:
+        # What several mappings and views take from is computed once: its windows and groups cost as much each time.
+        mappings = (m for table in self.tables() for m in self._mappings(table))
+        if [taken.source for taken in mappings].count(name) + [v.source for v in self.spec.views.values()].count(name) < 2:
+            return frame
+        self._held.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return frame
 
     def _view(self, view: View, place: str) -> DataFrame:
         frame = self._frame(view.source, place)
@@ -120,7 +138,8 @@ class Source:
                 frame = checked(frame, text, f"{at}.explode.{column}", lambda f, e, c=column: f.withColumn(c, F.explode(e)))  # type: ignore[misc]
         return _grouped(frame, view, place) if view.group_by or view.aggregate else frame
 
-    def _mapped(self, table: str, number: int, mapping: Mapping, any_day: bool) -> DataFrame:
+    def _mapped(self, table: str, number: int, mapping: Mapping, any_day: bool,
+                each: Callable[[DataFrame], DataFrame]) -> DataFrame:
         contract, place = CONTRACTS[table], f"{self._at(table)}[{number}]"
         frame = self._frame(mapping.source, place)
         if mapping.where is not None:
@@ -132,7 +151,8 @@ class Source:
         own = OWN_TIME[table]
         if own in mapping.columns and not any_day:
             fit = fit.where(F.col(own).isNull() | in_day(own, self.ds))
-        return self._filled(fit, contract, mapping, number)
+        filled = each(self._filled(fit, contract, mapping, number))
+        return _numbered(filled) if _has_made_ids(contract, mapping) else filled
 
     def _filled(self, frame: DataFrame, contract: Contract, mapping: Mapping, number: int) -> DataFrame:
         own = OWN_TIME[contract.name]
@@ -145,13 +165,12 @@ class Source:
         for name in ("valid_from", "available_time", *defaults):
             if name in contract.columns and name not in mapping.columns:
                 frame = frame.withColumn(name, defaults[name]())
-        if "event_id" in contract.columns and "event_id" not in mapping.columns:
+        if _has_made_ids(contract, mapping):
             frame = frame.withColumn("event_id", _row_id(frame.schema[RAW].dataType, number))  # type: ignore[arg-type]
         kinds = spark_schema(contract.schema)
         columns = [(F.col(c) if c in frame.columns else F.lit(None)).cast(kinds[c].dataType).alias(c)
                    for c in contract.columns if c != "ds"]
-        # As text, so that the rows of several mappings go together; Spark makes it only where it is asked for.
-        return frame.select(*columns, BAD, F.to_json(F.col(RAW)).alias(RAW))
+        return frame.select(*columns, BAD, RAW)
 
 
 def in_day(column: str, ds: str) -> Column:
@@ -234,12 +253,26 @@ def _typed(frame: DataFrame, contract: Contract, texts: dict[str, str], place: s
     return typed, bad
 
 
+def _as_text(frame: DataFrame) -> DataFrame:
+    # Rows of several mappings go together only where their raw rows have one type.
+    return frame.withColumn(RAW, F.to_json(F.col(RAW)))
+
+
+def _has_made_ids(contract: Contract, mapping: Mapping) -> bool:
+    return "event_id" in contract.columns and "event_id" not in mapping.columns
+
+
 def _row_id(raw: StructType, number: int) -> Column:
-    # The hash of all raw columns and the row's number among identical rows: identical rows may take these numbers in any order.
+    # The hash of all raw columns.
     parts = [hashed(F.col(RAW)[f.name], f.dataType) for f in raw.fields]
-    name = F.concat(*[F.lpad(F.hex(F.xxhash64(F.lit(number), F.lit(seed), *parts)), 16, "0") for seed in (1, 2)])
-    place = F.row_number().over(Window.partitionBy(name).orderBy(name))
-    return F.when(place == 1, name).otherwise(F.concat_ws("-", name, place.cast("string")))
+    return F.concat(*[F.lpad(F.hex(F.xxhash64(F.lit(number), F.lit(seed), *parts)), 16, "0") for seed in (1, 2)])
+
+
+def _numbered(frame: DataFrame) -> DataFrame:
+    # Identical rows have one hash and are numbered: they may take these numbers in any order.
+    place = F.row_number().over(Window.partitionBy("event_id").orderBy("event_id"))
+    again = F.concat_ws("-", "event_id", place.cast("string"))
+    return frame.withColumn("event_id", F.when(place == 1, F.col("event_id")).otherwise(again))
 
 
 def hashed(column: Column, kind: DataType) -> Column:

@@ -14,8 +14,9 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from feature_store import quality
 from feature_store.contracts import CONTRACTS
-from feature_store.quality import JOINED, MAX_ROW_CHARS, OUT, ROW, STATUS, accounted, judged, refused, short_json, within_limit
+from feature_store.quality import JOINED, MAX_ROW_CHARS, OUT, ROW, STATUS, accounted, refused, short_json, within_limit
 from feature_store.raw_inputs import explained
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
@@ -43,9 +44,12 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, r
     ConfigError : an expression is wrong. InputError : an input is missing, unreadable, or has more bad rows than the recipe allows.
     """
     run = Ingest(spark, recipe, lake, ds, data, recipe_path)
-    with one_line_errors(f"recipe {recipe_path}, ds={ds}"):
-        notes = run.malformed()
-        results = [run.table(name) for name in run.source.tables() if name != "clicks"]
+    try:
+        with one_line_errors(f"recipe {recipe_path}, ds={ds}"):
+            notes = run.malformed()
+            results = [run.table(name) for name in run.source.tables() if name != "clicks"]
+    finally:
+        run.release()
     return [replace(results[0], note="; ".join([*notes, *filter(None, [results[0].note])])), *results[1:]]
 
 
@@ -67,11 +71,19 @@ class Ingest:
         self.spark, self.recipe, self.lake, self.ds, self.path = spark, recipe, lake, ds, recipe_path
         self.data = str(data)
         self.source = Source(spark, recipe, self.data, ds, recipe_path)
+        # A click of this day may belong to a page of a day before, whose own run joins it: those pages are read too.
+        late = self.source.late_days()
+        self.wide = Source(spark, recipe, self.data, ds, recipe_path, days_back=late) if late else self.source
 
     def malformed(self) -> list[str]:
         """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
         names = sorted({i for t in self.source.tables() for i in self.source.inputs_of(t)})
         return list(filter(None, (self._malformed_of(name) for name in names)))
+
+    def release(self) -> None:
+        """Free what was kept for several tables."""
+        self.source.release()
+        self.wide.release()
 
     def table(self, name: str) -> DayResult:
         """Build one table's day. Rejects first, then the table."""
@@ -86,7 +98,7 @@ class Ingest:
         return result if result.rows or result.status == "skipped" else replace(result, note=self._empty_note(name))
 
     def _inputs(self, names: list[str]) -> dict[str, str]:
-        source = self._wide() if "clicks" in names else self.source
+        source = self.wide if "clicks" in names else self.source
         files = {k: v for name in names for k, v in source.digests(name).items()}
         # Only what shapes these tables: another table's mapping does not make them run again.
         used = {*names, "inputs", "views", "available_delay_s", "scenes", "actions"}
@@ -95,7 +107,8 @@ class Ingest:
         return {**files, "code": source_digest(*_CODE), "config": config}
 
     def _make(self, name: str, inputs: dict[str, str], held: list[DataFrame]) -> Made:
-        rows = self._judged(self.source.rows(name), name, held)
+        rows = self._judged(name).persist(StorageLevel.MEMORY_AND_DISK)
+        held.append(rows)
         counts = accounted(_statuses(rows))
         good = rows.where(F.col(STATUS) == OUT)
         self._reject(name, rows, counts, inputs)
@@ -107,24 +120,18 @@ class Ingest:
             good = with_clicks(good, clicks.where(F.col(STATUS) == JOINED))
         return Made(good.withColumn("ds", F.lit(self.ds)).select(*CONTRACTS[name].columns), counts)
 
-    def _judged(self, frame: DataFrame, name: str, held: list[DataFrame]) -> DataFrame:
-        rows = judged(frame, name, self.recipe.quality, self.recipe.source).persist(StorageLevel.MEMORY_AND_DISK)
-        held.append(rows)
-        return rows
+    def _judged(self, name: str, any_day: bool = False) -> DataFrame:
+        limits, source = self.recipe.quality, self.recipe.source
+        rows = self.source.rows(name, any_day, lambda frame: quality.ruled(frame, name, limits, source))
+        return quality.judged(rows, name, limits, source)
 
     def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
         """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""
-        quality, source = self.recipe.quality, self.recipe.source
-        clicks = judged(self.source.rows("clicks", any_day=True), "clicks", quality, source)
-        pages = self._wide().rows("exposures", any_day=True).where(~in_day("shown_time", self.ds)).select("page_id").distinct()
+        clicks = self._judged("clicks", any_day=True)
+        pages = self.wide.rows("exposures", any_day=True).where(~in_day("shown_time", self.ds)).select("page_id").distinct()
         status = placed_clicks(clicks, shown, pages, in_day("click_time", self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
         held.append(status)
         return status
-
-    def _wide(self) -> Source:
-        # A click of this day may belong to a page of a day before, whose own run joins it: those pages are read too.
-        late = self.source.late_days()
-        return Source(self.spark, self.recipe, self.data, self.ds, self.path, days_back=late) if late else self.source
 
     def _reject(self, origin: str, rows: DataFrame, counts: dict[str, int], inputs: dict[str, str]) -> None:
         bad = sum(n for k, n in counts.items() if k.startswith("reject."))

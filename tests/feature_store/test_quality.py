@@ -15,7 +15,7 @@ from feature_store.session import spark_schema
 from feature_store.sources import BAD, RAW
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-SOURCE = Source(inputs={}, events=[Mapping(**{"from": "x", "columns": {}})], scenes=["shop"], actions=["view"])
+SOURCE = Source(inputs={}, events=[Mapping(**{"from": "x", "columns": {"event_id": "id"}})], scenes=["shop"], actions=["view"])
 EVENT = {"event_id": "e", "user_id": "u", "event_time": NOON, "seq": 0, "available_time": NOON, "scene": "shop",
          "action": "view", "op": "upsert"}
 

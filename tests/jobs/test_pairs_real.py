@@ -1,17 +1,11 @@
 """Pairs of the real logs: the figures are known from elsewhere and must come out exactly."""
 
-from pathlib import Path
-
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import PAIR_KINDS
-from feature_store.recipe import load_recipe
-from feature_store.tables import Lake
-from jobs import ingest, pages, pairs
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from jobs import pages, pairs
 
 
 @pytest.mark.real
@@ -19,12 +13,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
     ("trivago", 9_267, 1_814, (4_838, 2_170_635, 257_230)),
     ("ebnerd", 1_046, 1, (1, 81_454, 9_808)),
 ])
-def test_pair_counts_of_a_real_log_are_exact(spark: SparkSession, lake: Lake, real_data: Path, name: str, n_pages: int,
+def test_pair_counts_of_a_real_log_are_exact(spark: SparkSession, request: pytest.FixtureRequest, name: str, n_pages: int,
                                              several_clicks: int, counts: tuple[int, ...]) -> None:
-    path = CONF / f"{name}.yaml"
-    recipe = load_recipe(path)
-    for ds in recipe.days or ():
-        ingest.build(spark, recipe, lake, ds, str(real_data / name), str(path))
+    log = request.getfixturevalue(name)
+    recipe, lake = log.recipe, log.lake
+    for ds in log.days:
         pages.build(spark, recipe, lake, ds)
         pairs.build(spark, recipe, lake, ds)
     rows = lake.read(spark, "pairs")
