@@ -25,6 +25,8 @@ OWN_TIME = {"events": "event_time", "exposures": "shown_time", "clicks": "click_
 BAD, RAW = "_bad", "_raw"
 _VOLATILE = re.compile(r"\b(rand|randn|random|uuid|shuffle|now|monotonically_increasing_id|spark_partition_id)\s*\("
                        r"|\bunix_timestamp\s*\(\s*\)|\b(current_timestamp|current_date|curdate|localtimestamp)\b", re.I)
+_SESSION_NAMES = re.compile(r"(?<![.\w])(user|session_user|current_user|current_catalog|current_database|current_schema"
+                            r"|current_timezone)\b(?!\s*[(.])", re.I)
 
 
 class Source:
@@ -181,21 +183,30 @@ def in_day(column: str, ds: str) -> Column:
 
 def checked(frame: DataFrame, text: str, place: str, use: Callable[[DataFrame, Column], DataFrame]) -> DataFrame:
     """Apply an expression; what Spark says against it becomes a ConfigError that starts with `place`."""
-    _steady(text, place)
+    _steady(text, frame, place)
     try:
         return use(frame, F.expr(text))
     except PySparkException as error:
         raise ConfigError(f"{place}: {' '.join(text.split())!r}: {_reason(error, frame)}") from error
 
 
-def _steady(text: str, place: str) -> None:
-    if _VOLATILE.search(re.sub(r"'[^']*'|`[^`]*`", "", text)):
+def _steady(text: str, frame: DataFrame, place: str) -> None:
+    code = re.sub(r"'[^']*'|`[^`]*`", "", text)
+    if _VOLATILE.search(code):
         raise ConfigError(f"{place}: {text!r} uses the clock or chance; a row must be the same whenever it is made again")
+    # Where the log has no column of this name, Spark would quietly put its own account or catalog in its place.
+    taken = [name for name in _SESSION_NAMES.findall(code) if name.lower() not in {c.lower() for c in frame.columns}]
+    if taken:
+        raise ConfigError(f"{place}: {text!r}: there is no column `{taken[0]}`; the columns are {_listed(frame)}")
+
+
+def _listed(frame: DataFrame) -> str:
+    return ", ".join([c for c in frame.columns if c != RAW][:40])
 
 
 def _types(frame: DataFrame, texts: dict[str, str], place: str) -> StructType:
     for name, text in texts.items():
-        _steady(text, f"{place}.{name}")
+        _steady(text, frame, f"{place}.{name}")
     try:  # all at once: asking Spark about each column costs as much as about all
         return frame.select(*[F.expr(text).alias(name) for name, text in texts.items()]).schema
     except PySparkException:
@@ -207,8 +218,7 @@ def _types(frame: DataFrame, texts: dict[str, str], place: str) -> StructType:
 def _reason(error: PySparkException, frame: DataFrame) -> str:
     if (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
         missing = (error.getMessageParameters() or {}).get("objectName", "?")
-        columns = [c for c in frame.columns if c != RAW]
-        return f"there is no column {missing}; the columns are {', '.join(columns[:40])}"
+        return f"there is no column {missing}; the columns are {_listed(frame)}"
     return short_reason(error)
 
 

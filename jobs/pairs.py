@@ -27,6 +27,7 @@ from jobs.ragged import Flags, Keys, Longs, counted, mixed, smallest
 _SEED = 20_241_105
 _BLOCK = 1 << 20
 _CODE = ("jobs.pairs", "jobs.ragged")
+_WEIGHT_UNITS = 1_000_000
 _CO_CLICK, _CO_NON_CLICK, _MONO_CLICK = range(len(PAIR_KINDS))
 
 
@@ -99,9 +100,9 @@ def _two_of(n: Column) -> Column:
 def pair_counts(pairs: DataFrame) -> DataFrame:
     """Rows of PAIRS -> rows of PAIR_COUNTS: the weighted, unbiased number of pages that held two items as each kind of pair."""
     one = F.explode(F.arrays_zip("left_item", "right_item", "kind", "weight")).alias("p")
-    # Decimals add up to the same in any order; doubles do not, and the digest of a day would depend on its partitions.
-    weight = F.col("p.weight").cast("decimal(28,12)")
-    sums = [F.coalesce(F.sum(F.when(F.col("p.kind") == kind, weight)), F.lit(0)).cast("double").alias(kind) for kind in PAIR_KINDS]
+    # Whole numbers add up to the same in any order; doubles do not, and the digest of a day would depend on its partitions.
+    weight = F.round(F.col("p.weight") * _WEIGHT_UNITS).cast("long")
+    sums = [(F.sum(F.when(F.col("p.kind") == kind, weight).otherwise(0)) / _WEIGHT_UNITS).alias(kind) for kind in PAIR_KINDS]
     items = (F.col("p.left_item").alias("item_a"), F.col("p.right_item").alias("item_b"))
     return pairs.select("ds", one).groupBy("ds", *items).agg(*sums).select(*PAIR_COUNTS.columns)
 

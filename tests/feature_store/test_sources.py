@@ -86,6 +86,8 @@ def test_a_missing_file_is_named_with_its_fix_unless_it_is_optional(spark: Spark
 @pytest.mark.parametrize(("change", "message"), [
     ({"columns": {**COLUMNS, "user_id": "usr"}},
      r"conf/t.yaml: source.events\[0\].columns.user_id: 'usr': there is no column `usr`; the columns are user, at"),
+    ({"columns": {**COLUMNS, "user_id": "session_user"}},  # Spark's own account, were it not refused
+     r"source.events\[0\].columns.user_id: 'session_user': there is no column `session_user`; the columns are user, at"),
     ({"columns": {**COLUMNS, "seq": "map('a', 1)"}}, r"source.events\[0\].columns.seq: .*cannot cast"),
     ({"columns": {**COLUMNS, "seq": "1 +"}}, r"source.events\[0\].columns.seq: '1 \+': Syntax error"),
     ({"columns": {**COLUMNS, "seq": "nofunction(1)"}}, r"source.events\[0\].columns.seq: .*nofunction"),
