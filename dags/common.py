@@ -49,9 +49,9 @@ def bounds(made_for: Recipe) -> tuple[datetime, datetime | None]:
     return _midnight(made_for.days.first), _midnight(made_for.days.last)
 
 
-def catches_up(made_for: Recipe, today: date) -> bool:
+def catches_up(made_for: Recipe, today: date | None = None) -> bool:
     """A log that still grows catches up the days it missed; a closed one is built by a backfill, when somebody asks for it."""
-    return made_for.days is not None and made_for.days.last >= today
+    return made_for.days is not None and made_for.days.last >= (today or datetime.now(UTC).date())
 
 
 def _midnight(day: date) -> datetime:

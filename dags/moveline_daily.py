@@ -4,7 +4,6 @@ Compact profile (default): one Spark application builds all tables of the day; e
 Cluster profile (MOVELINE_PROFILE=cluster): one Spark application a table.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, chain, dag, task
@@ -18,7 +17,7 @@ _FIRST, _LAST = common.bounds(_RECIPE)
 
 @dag(
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), start_date=_FIRST, end_date=_LAST,
-    catchup=common.catches_up(_RECIPE, datetime.now(UTC).date()), max_active_runs=1, default_args=common.defaults(),
+    catchup=common.catches_up(_RECIPE), max_active_runs=1, default_args=common.defaults(),
     params=common.params(), user_defined_macros=common.macros(), tags=["moveline"], doc_md=__doc__,
 )
 def moveline_daily() -> None:
