@@ -171,7 +171,8 @@ h2 {{ font-size: 16px; margin: 0; }} p.note {{ color: #7b8794; font-size: 13px; 
 table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
 th {{ text-align: left; color: #7b8794; font-weight: 500; }}
 th, td {{ padding: 6px 22px 6px 0; border-bottom: 1px solid #edf0f3; vertical-align: top; }}
-td {{ overflow-wrap: anywhere; }} td:first-child {{ white-space: nowrap; padding-right: 28px; }} .quiet {{ color: #9aa5b1; font-size: 12px; }} .better, .worse {{ font-size: 12px; }}
+td {{ overflow-wrap: anywhere; }} td:first-child {{ white-space: nowrap; }}
+.quiet {{ color: #9aa5b1; font-size: 12px; }} .better, .worse {{ font-size: 12px; }}
 .better {{ color: #047857; }} .worse {{ color: #b91c1c; }} td div, td span {{ white-space: nowrap; }}
 svg {{ max-width: 100%; height: auto; display: block; }}
 </style></head><body><header><h1>{title}</h1><div class="rows">{rows}</div></header><main>
