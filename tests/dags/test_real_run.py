@@ -1,4 +1,4 @@
-"""Both graphs once, under a real scheduler: three simulated days, a trained and registered model, then nothing left running."""
+"""Both graphs once, under a real scheduler: two simulated days, a trained and registered model, then nothing left running."""
 
 import json
 import os
@@ -23,6 +23,8 @@ def tiny(folder: Path) -> Path:
     content["name"] = "tiny"
     content["simulator"]["users"] = 200
     content["models"] = {"din": {"epochs": 1}}
+    content["days"]["last"] = "2026-03-03"
+    content["split"] = {"train_days": 1, "test_days": 1, "validate_hours": 6}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -38,15 +40,15 @@ def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(tmp_path
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
-    # One Airflow run a day, each with its tables; training started once, by the asset, when its three days were there.
-    assert done.stdout.count("tables: success") == 3
-    assert done.stdout.count("publish: skipped") == 2 and done.stdout.count("publish: success") == 1
+    # One Airflow run a day, each with its tables; training started once, by the asset, when its two days were there.
+    assert done.stdout.count("tables: success") == 2
+    assert done.stdout.count("publish: skipped") == 1 and done.stdout.count("publish: success") == 1
     assert done.stdout.count("choose: success") == 1 and len(re.findall(r"train_model \S+: success", done.stdout)) == 1
 
     lake = Lake(lake_root("tiny"))
     overview = {r["table"]: r for r in inspect_lake.overview(lake)}
     for name in ("events", "exposures", "movelines", "visits", "pages", "pairs", "flows", "vocabulary"):
-        assert overview[name]["days"] == 3, name
+        assert overview[name]["days"] == 2, name
         assert name in done.stdout
     version, = inspect_models.versions()
     assert version["model"] == "tiny-din" and version["alias"] == "champion" and version["fingerprint"]
