@@ -1,6 +1,6 @@
 # Everything goes through `.venv`, which the first command makes. `make` alone explains.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up down models tables env lock clean
+.PHONY: help demo test lint results bench up down models tables env lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.11
@@ -28,6 +28,12 @@ test: env  ## every test: Spark, TorchRec, Petastorm, MLflow, a real Airflow sch
 lint: env  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+results: env  ## the tables of docs/results/din.md, on the recipe CONF, from tables that are built
+	@PYTHONPATH=. $(BIN)/python benchmarks/results_din.py --conf $(CONF)
+
+bench: env  ## the loader beside a raw scan
+	@PYTHONPATH=. $(BIN)/python benchmarks/loader.py
 
 up: env  ## start Airflow and MLflow (127.0.0.1) and print their addresses
 	@$(BIN)/moveline up $(RECIPE)
