@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from feature_store import encoding, vocabulary
+
 # Embedding table -> features that look it up. One table is shared by history, candidate, trigger and visit features.
 TABLES: dict[str, tuple[str, ...]] = {
     "item": ("moveline_item", "candidate_item", "trigger_item"),
@@ -18,18 +20,18 @@ TABLES: dict[str, tuple[str, ...]] = {
     "position": ("candidate_position",),
     "hour": ("hour",),
 }
-VOCABULARY_FIELDS = ("item", "category", "scene", "action", "scenario")
+VOCABULARY_FIELDS = vocabulary.FIELDS
 """Tables whose rows are vocabulary indexes; the others are buckets of fixed size."""
 
-BUCKET_ROWS = {"age": 64, "position": 256, "hour": 32}
+BUCKET_ROWS = encoding.BUCKET_ROWS
 """Rows of the tables that are not vocabularies: log2 half-steps of seconds before the cut, place on the page, hour of day."""
 
 FEATURES: tuple[str, ...] = tuple(feature for table in TABLES.values() for feature in table)
-CANDIDATE_DENSE = ("price_score", "price_known", "seen_before")
+CANDIDATE_DENSE = encoding.SHOWN_DENSE
 """Dense columns a shown item: price against its page (z-score of the logarithm), whether it is known, whether the item is in
 the moveline."""
 
-VISIT_DENSE = ("log_dwell", "log_shown", "log_clicked", "log_carted")
+VISIT_DENSE = encoding.VISIT_DENSE
 """Dense columns a visit, log1p of seconds and counts."""
 
 

@@ -16,7 +16,7 @@ from feature_store.vocabulary import Vocabulary
 AGE_BUCKETS = 64
 LAST_POSITION = 255
 BUCKET_ROWS = {"age": AGE_BUCKETS, "position": LAST_POSITION + 1, "hour": 32}
-"""The same as `batch.BUCKET_ROWS`, which loads torch."""
+"""Rows of the tables that are not vocabularies; here and not in `batch`, which loads torch."""
 
 _HOUR_US = 3_600_000_000
 

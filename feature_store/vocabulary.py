@@ -19,7 +19,7 @@ from feature_store.contracts import VOCABULARY
 from feature_store.errors import TableError
 
 FIELDS = ("item", "category", "scene", "action", "scenario")
-"""The fields that have a vocabulary; the same as `batch.VOCABULARY_FIELDS`, which loads torch."""
+"""The fields that have a vocabulary; here and not in `batch`, which loads torch."""
 
 _SCHEMA = pa.schema([VOCABULARY.schema.field(name) for name in ("field", "id", "index", "first_time")])
 _BUCKETS_KEY = b"moveline.buckets"
