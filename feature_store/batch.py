@@ -1,7 +1,8 @@
-"""What a model sees: a batch of whole pages (or of pairs) as TorchRec jagged tensors. Loads torch, never Spark or petastorm."""
+"""What a model sees: a batch of whole pages, pairs or flows as TorchRec jagged tensors. Loads torch, never Spark or petastorm."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ TABLES: dict[str, tuple[str, ...]] = {
     "position": ("candidate_position",),
     "hour": ("hour",),
 }
+# The tables of a generator; it shares the history features, and looks its targets up in the same tables as its inputs.
+FLOW_TABLES: dict[str, tuple[str, ...]] = {
+    "item": ("moveline_item", "future_item", "negative_item"),
+    "category": ("moveline_category", "visit_category", "future_category", "negative_category"),
+    "scene": ("moveline_scene", "visit_scene", "future_scene"),
+    "action": ("moveline_action", "future_action"),
+    "age": ("moveline_age", "visit_age"),
+}
 VOCABULARY_FIELDS = vocabulary.FIELDS
 """Tables whose rows are vocabulary indexes; the others are buckets of fixed size."""
 
@@ -27,6 +36,7 @@ BUCKET_ROWS = encoding.BUCKET_ROWS
 """Rows of the tables that are not vocabularies: log2 half-steps of seconds before the cut, place on the page, hour of day."""
 
 FEATURES: tuple[str, ...] = tuple(feature for table in TABLES.values() for feature in table)
+FLOW_FEATURES: tuple[str, ...] = tuple(feature for table in FLOW_TABLES.values() for feature in table)
 CANDIDATE_DENSE = encoding.SHOWN_DENSE
 """Dense columns a shown item: price against its page (z-score of the logarithm), whether it is known, whether the item is in
 the moveline."""
@@ -46,7 +56,8 @@ class PageBatch:
     candidate_dense : [N, len(CANDIDATE_DENSE)] float32. visit_dense : [V, len(VISIT_DENSE)] float32.
     clicked : [N] float32 in {0, 1}. weight : [N] float32, 1 for viewed items, 0 for items that do not count.
     user : [B] int64, dense number of the page's user. row : [B] int64, row of the page in its encoded set.
-    shown_time : [B] int64, unix microseconds of the cut.
+    shown_time : [B] int64, unix microseconds of the cut. flow : [B, K, d] float32, what the frozen generator expects of the user
+        next, by page (0 for a padding page); None for models without a generator.
     """
 
     sparse: KeyedJaggedTensor
@@ -57,6 +68,7 @@ class PageBatch:
     user: Tensor
     row: Tensor
     shown_time: Tensor
+    flow: Tensor | None = None
 
     @property
     def pages(self) -> int:
@@ -88,7 +100,7 @@ class PageBatch:
 
     def pin_memory(self) -> "PageBatch":
         """The same batch in page-locked memory."""
-        return PageBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return _pinned(self)
 
 
 @dataclass
@@ -121,13 +133,72 @@ class PairBatch:
         _record(self, stream)
 
 
-T = TypeVar("T", "PageBatch", "PairBatch")
+@dataclass
+class FlowBatch:
+    """Cuts of users' walks with what came before and after. R cuts, V visits, F futures, n sampled negatives.
+
+    Attributes
+    ----------
+    sparse : KeyedJaggedTensor over `FLOW_FEATURES`, stride R. `moveline_*` have equal lengths (tokens, oldest first), `visit_*`
+        (visits), `future_*` (1 to K next interests, the next one first). All n values of `negative_*` belong to row 0.
+    visit_dense : [V, len(VISIT_DENSE)] float32.
+    future_logq : [F] float32, log of the item's share among the training futures: its probability as an in-batch negative.
+    negative_logq : [n] float32, log of the probability a negative was drawn with.
+    user : [R] int64, dense number of the user. row : [R] int64, row of the cut in its encoded set. Both are -1 in a padding row,
+        which has one future of index 0 and weight 0.
+    part : [R] int64, number of the logical shard the row is from: the global batch is the same parts for any number of ranks.
+    cut_time : [R] int64, unix microseconds. weight : [R] float32, 1, or 0 for a padding row.
+    """
+
+    sparse: KeyedJaggedTensor
+    visit_dense: Tensor
+    future_logq: Tensor
+    negative_logq: Tensor
+    user: Tensor
+    row: Tensor
+    part: Tensor
+    cut_time: Tensor
+    weight: Tensor
+
+    @property
+    def cuts(self) -> int:
+        """Number of cuts R."""
+        return int(self.user.shape[0])
+
+    @property
+    def futures(self) -> int:
+        """Number of future interests F."""
+        return int(self.future_logq.shape[0])
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "FlowBatch":
+        """The same batch on another device."""
+        return _moved(self, device, non_blocking)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell every tensor which stream uses it."""
+        _record(self, stream)
+
+    def pin_memory(self) -> "FlowBatch":
+        """The same batch in page-locked memory."""
+        return _pinned(self)
+
+
+T = TypeVar("T", "PageBatch", "PairBatch", "FlowBatch")
 
 
 def _moved(batch: T, device: torch.device, non_blocking: bool) -> T:
-    return type(batch)(**{f.name: getattr(batch, f.name).to(device, non_blocking=non_blocking) for f in fields(batch)})
+    return type(batch)(**{name: value.to(device, non_blocking=non_blocking) for name, value in _tensors(batch)})
 
 
-def _record(batch: PageBatch | PairBatch, stream: torch.Stream) -> None:
-    for f in fields(batch):
-        getattr(batch, f.name).record_stream(stream)
+def _pinned(batch: T) -> T:
+    return type(batch)(**{name: value.pin_memory() for name, value in _tensors(batch)})
+
+
+def _record(batch: PageBatch | PairBatch | FlowBatch, stream: torch.Stream) -> None:
+    for _, value in _tensors(batch):
+        value.record_stream(stream)
+
+
+def _tensors(batch: PageBatch | PairBatch | FlowBatch) -> Iterator[tuple[str, Any]]:
+    """Fields that are set, by name."""
+    return ((f.name, getattr(batch, f.name)) for f in fields(batch) if getattr(batch, f.name) is not None)
