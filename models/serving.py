@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel
 
 from feature_store.contracts import PAGES, TIME
@@ -30,6 +32,13 @@ PAGE_COLUMNS = (*SINGLE, *SHOWN, *TOKENS, *VISITS)
 text is "" and a missing price 0 (MLflow's lists hold no nulls)."""
 
 PAIR_COLUMNS = ("left_item", "right_item")
+
+
+class RefusedInput(MlflowException, InputError):
+    """Input that cannot be scored. MLflow's server sends its message with HTTP 400; of another exception it sends a stack trace."""
+
+    def __init__(self, message: str) -> None:
+        MlflowException.__init__(self, message, error_code=BAD_REQUEST)
 
 
 def serving_pages(pages: pa.Table) -> pd.DataFrame:
@@ -60,7 +69,7 @@ class Deployed(PythonModel):
 
         Raises
         ------
-        InputError : a column is missing, holds another type, or lists that belong together have different lengths.
+        RefusedInput : a column is missing, holds another type, or lists that belong together have different lengths.
         """
         if self.reads == "pairs":
             return self._pairs(model_input)
@@ -78,7 +87,7 @@ class Deployed(PythonModel):
 
 
 def to_pages(rows: pd.DataFrame) -> pa.Table:
-    """The rows a caller sent as a table for `encode_pages`; raises InputError as `Deployed.predict` does."""
+    """The rows a caller sent as a table for `encode_pages`; raises RefusedInput as `Deployed.predict` does."""
     _need(rows, PAGE_COLUMNS)
     columns = {}
     for name in PAGE_COLUMNS:
@@ -89,7 +98,7 @@ def to_pages(rows: pd.DataFrame) -> pa.Table:
         for name in group[1:]:
             wrong = np.flatnonzero(rows[name].map(len).to_numpy() != length)
             if len(wrong):
-                raise InputError(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
+                raise RefusedInput(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
                                  f"{length[wrong[0]]}; they need one value each for the same things")
     return pa.table(columns)
 
@@ -97,7 +106,7 @@ def to_pages(rows: pd.DataFrame) -> pa.Table:
 def _need(rows: pd.DataFrame, wanted: tuple[str, ...]) -> None:
     missing = [name for name in wanted if name not in rows.columns]
     if missing:
-        raise InputError(f"the input lacks the columns {', '.join(missing)}; a row needs {', '.join(wanted)}")
+        raise RefusedInput(f"the input lacks the columns {', '.join(missing)}; a row needs {', '.join(wanted)}")
 
 
 def _typed(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
@@ -110,7 +119,8 @@ def _typed(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
         values = found.flatten().cast(inner) if inner == TIME else _no_blank(found.flatten())
         return pa.ListArray.from_arrays(found.offsets, values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
-        raise InputError(f"column {name}: {str(error).splitlines()[0]}; it must hold {kind}, times as unix microseconds") from error
+        reason = str(error).splitlines()[0]
+        raise RefusedInput(f"column {name}: {reason}; it must hold {kind}, times as unix microseconds") from error
 
 
 def _no_blank(values: pa.Array) -> pa.Array:
