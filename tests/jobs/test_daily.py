@@ -1,16 +1,22 @@
 """A day's tables in one application: order, skipping, late rows, and a log that does not say what was shown."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyspark
 import pytest
 import yaml
 from pyspark.sql import SparkSession
 
+from feature_store.home import lake_root
 from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
 from jobs.daily import NO_EXPOSURES, run_day
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE, TWO = "2026-01-05", "2026-01-06"
 ALL = ["events", "exposures", "movelines", "visits", "vocabulary", "pages", "pairs", "pair_counts", "flows"]
 
@@ -98,3 +104,46 @@ def test_a_log_without_exposures_stops_after_movelines_visits_vocabulary_and_flo
     assert {r.table for r in results if r.status != "built"} == {"pages"}
     assert next(r.note for r in results if r.table == "pages") == NO_EXPOSURES
     assert not lake.table("pages").exists() and not lake.table("pairs").exists()
+
+
+def every_table(tmp_path: Path) -> Path:
+    """The tiny recipe with items and users, and room for a rejected row."""
+    content = yaml.safe_load(conf(tmp_path).read_text())
+    content["quality"] = {"max_reject_share": 0.5}
+    item = {"item_id": "item_id", "category_id": "'c'"}
+    content["source"] |= {"items": [{"from": "events", "where": "seq < 4", "columns": item}],
+                          "users": [{"from": "events", "where": "seq < 2", "columns": {"user_id": "user_id"}}]}
+    path = tmp_path / "every.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.timeout(180)
+def test_executors_in_processes_of_their_own_build_the_same_tables(
+        spark: SparkSession, lake: Lake, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of two workers on this machine: whatever is not sent to them as it must be fails here, and only here."""
+    path = every_table(tmp_path)
+    put(data, "events", ONE, [{"event_id": "bad", "event_time": f"{ONE} 12:00:00", "available_time": f"{ONE} 12:00:00", "seq": 9}])
+    # Workers keep their files below SPARK_HOME: a home of links keeps them out of the installed package.
+    home, installed = tmp_path / "spark", Path(pyspark.__file__).parent
+    home.mkdir()
+    for name in ("bin", "jars", "python"):
+        if (installed / name).exists():
+            (home / name).symlink_to(installed / name)
+    (home / "conf").mkdir()
+    (home / "conf" / "spark-defaults.conf").write_text("spark.executor.extraJavaOptions -XX:TieredStopAtLevel=1\n")
+    env = {**os.environ, "MOVELINE_HOME": str(tmp_path), "MOVELINE_MASTER": "local-cluster[2,1,1024]", "SPARK_HOME": str(home),
+           "PYTHONPATH": str(ROOT)}
+    arguments = ["daily", "--conf", str(path), "--data", str(data), "--ds", ONE]
+    done = subprocess.run([sys.executable, "-m", "jobs.main", *arguments], cwd=ROOT, env=env, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3_000:]
+    assert len(list((home / "work").glob("*/*"))) == 2  # two executors were started
+
+    run_day(spark, load_recipe(path), lake, ONE, data, path)
+    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
+    cluster = Lake(lake_root("tiny"))
+    digests = {name: [lake_of.table(name).day(ONE) for lake_of in (lake, cluster)] for name in [*ALL, "items", "users"]}
+    assert all(here and there and here.rows and here.digest == there.digest for here, there in digests.values()), digests
+    bad = [lake_of.table("rejects").day({"ds": ONE, "origin": "events"}) for lake_of in (lake, cluster)]
+    assert bad[0] and bad[1] and bad[0].rows == 1 and bad[0].digest == bad[1].digest
