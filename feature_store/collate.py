@@ -7,23 +7,39 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from feature_store.batch import CANDIDATE_DENSE, FEATURES, TABLES, VISIT_DENSE, PageBatch, PairBatch
-from feature_store.encoding import ENCODED_PAGES, ENCODED_PAIRS
+from feature_store.batch import (
+    CANDIDATE_DENSE,
+    FEATURES,
+    FLOW_FEATURES,
+    FLOW_TABLES,
+    TABLES,
+    VISIT_DENSE,
+    FlowBatch,
+    PageBatch,
+    PairBatch,
+)
+from feature_store.encoding import ENCODED_FLOWS, ENCODED_PAGES, ENCODED_PAIRS, FUTURE_FEATURES
 from feature_store.errors import TableError
+from feature_store.negatives import Pool
 
 PAGE_COLUMNS = [name for name in ENCODED_PAGES.names if name not in ("page_id", "user_id")]
 """Columns of `ENCODED_PAGES` that a batch is made of."""
 
 PAIR_COLUMNS = list(ENCODED_PAIRS.names)
-_TABLE_OF = {feature: table for table, features in TABLES.items() for feature in features} | {"left": "item", "right": "item"}
+FLOW_COLUMNS = [name for name in ENCODED_FLOWS.names if name != "user_id"]
+"""Columns of `ENCODED_FLOWS` that a batch is made of."""
+
+_TABLE_OF = {feature: table for tables in (TABLES, FLOW_TABLES) for table, features in tables.items() for feature in features}
+_TABLE_OF |= {"left": "item", "right": "item"}
 
 
-def page_batch(pages: pa.Table, rows: Mapping[str, int]) -> PageBatch:
+def page_batch(pages: pa.Table, rows: Mapping[str, int], flow: np.ndarray | None = None) -> PageBatch:
     """Encoded pages as one batch.
 
     Parameters
     ----------
     pages : columns `PAGE_COLUMNS` of `encoding.ENCODED_PAGES`, B rows. rows : embedding table -> its rows.
+    flow : [B, K, d] float32, see `PageBatch.flow`.
 
     Raises
     ------
@@ -32,13 +48,37 @@ def page_batch(pages: pa.Table, rows: Mapping[str, int]) -> PageBatch:
     dense = [torch.from_numpy(np.stack([flat(pages, c) for c in names], axis=1)) for names in (CANDIDATE_DENSE, VISIT_DENSE)]
     clicked, weight = (torch.from_numpy(flat(pages, c).copy()) for c in ("clicked", "weight"))
     user, row, time = (torch.from_numpy(flat(pages, c).copy()) for c in ("user", "row", "cut_time"))
-    return PageBatch(jagged(pages, FEATURES, rows), dense[0], dense[1], clicked, weight, user, row, time)
+    ahead = None if flow is None else torch.from_numpy(flow)
+    return PageBatch(jagged(pages, FEATURES, rows), dense[0], dense[1], clicked, weight, user, row, time, ahead)
 
 
 def pair_batch(pairs: pa.Table, rows: Mapping[str, int]) -> PairBatch:
     """Encoded pairs (`encoding.ENCODED_PAIRS`) as one batch; raises as `page_batch` does."""
     kind, weight, page = (torch.from_numpy(flat(pairs, c).copy()) for c in ("kind", "weight", "page"))
     return PairBatch(jagged(pairs, ("left", "right"), rows), kind, weight, page)
+
+
+def flow_batch(flows: pa.Table, rows: Mapping[str, int], part: np.ndarray, pool: Pool,
+               drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> FlowBatch:
+    """Encoded cuts of walks as one batch.
+
+    Parameters
+    ----------
+    flows : columns `FLOW_COLUMNS` of `encoding.ENCODED_FLOWS`, R rows. rows : embedding table -> its rows. part : [R] int64.
+    pool : says how often each future serves as a negative. drawn : sampled negatives, from `Pool.draw`.
+
+    Raises
+    ------
+    TableError : as `page_batch`.
+    """
+    item, category, negative_logq = drawn
+    for name, values in (("negative_item", item), ("negative_category", category)):
+        offsets = np.r_[0, np.full(len(flows), len(values))].astype(np.int32)
+        flows = flows.append_column(name, pa.ListArray.from_arrays(offsets, pa.array(values)))
+    dense = torch.from_numpy(np.stack([flat(flows, c) for c in VISIT_DENSE], axis=1))
+    user, row, time = (torch.from_numpy(flat(flows, c).copy()) for c in ("user", "row", "cut_time"))
+    return FlowBatch(jagged(flows, FLOW_FEATURES, rows), dense, torch.from_numpy(pool.log_share(flat(flows, "future_item"))),
+                     torch.from_numpy(negative_logq), user, row, torch.from_numpy(part), time, (row >= 0).float())
 
 
 def jagged(table: pa.Table, keys: Sequence[str], rows: Mapping[str, int] | None = None) -> KeyedJaggedTensor:
@@ -99,3 +139,10 @@ def padding_page() -> pa.Table:
 def padding_pair() -> pa.Table:
     """A pair of weight 0 between two paddings, of page -1."""
     return pa.Table.from_pylist([{"left": 0, "right": 0, "kind": 0, "weight": 0.0, "page": -1}], schema=ENCODED_PAIRS)
+
+
+def padding_flow() -> pa.Table:
+    """A cut that counts for nothing: one future of index 0, no history, row and user -1."""
+    schema = pa.schema([ENCODED_FLOWS.field(c) for c in FLOW_COLUMNS])
+    row = {f.name: [0] if f.name in FUTURE_FEATURES else [] if pa.types.is_list(f.type) else 0 for f in schema}
+    return pa.Table.from_pylist([row | {"row": -1, "user": -1, "n_items": 1}], schema=schema)

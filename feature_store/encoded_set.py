@@ -1,4 +1,4 @@
-"""An encoded set: Parquet files of encoded pages or pairs, with a manifest that names their bytes."""
+"""An encoded set: Parquet files of encoded pages, pairs or flows, with a manifest that names their bytes."""
 
 import hashlib
 import json
@@ -10,15 +10,21 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.encoding import ENCODED_PAGES, ENCODED_PAIRS
+from feature_store.encoding import ENCODED_FLOWS, ENCODED_PAGES, ENCODED_PAIRS
 from feature_store.errors import TableError
+from feature_store.negatives import POOL
 
 MANIFEST = "manifest.json"
+Kind = Literal["pages", "pairs", "flows"]
+"""What a row of a set is."""
+
+_SCHEMAS = {"pages": ENCODED_PAGES, "pairs": ENCODED_PAIRS, "flows": ENCODED_FLOWS}
 
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """One Parquet file. items : shown items of its pages (its rows, for pairs). digest : start of the bytes' SHA-256."""
+    """One Parquet file. items : shown items of its pages (its rows, for pairs; its futures, for flows). digest : start of the
+    bytes' SHA-256."""
 
     name: str
     bytes: int
@@ -29,18 +35,19 @@ class EncodedFile:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Pages or pairs of one window of time, encoded by one vocabulary.
+    """Pages, pairs or flows of one window of time, encoded by one vocabulary.
 
     Attributes
     ----------
     folder : where the files lie. name : the window, e.g. `train`. kind : what a row is. key : digest of all it was made from.
     table_rows : embedding table -> rows it needs at least; every index is below. vocabulary : digest of the vocabulary used.
     table, version, days : the lake table read, its version, and the days. counts : rows in, out, and excluded by name.
+    first_time, last_time : unix microseconds of the first cut, and of the last cut (of flows: of the last future); 0 without rows.
     """
 
     folder: str
     name: str
-    kind: Literal["pages", "pairs"]
+    kind: Kind
     key: str
     files: tuple[EncodedFile, ...]
     table_rows: Mapping[str, int]
@@ -49,15 +56,17 @@ class EncodedSet:
     version: int
     days: tuple[str, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    first_time: int = 0
+    last_time: int = 0
 
     @property
     def rows(self) -> int:
-        """Pages (or pairs)."""
+        """Pages (or pairs, or flows)."""
         return sum(f.rows for f in self.files)
 
     @property
     def items(self) -> int:
-        """Shown items of all pages (pairs, for pairs)."""
+        """Shown items of all pages (pairs, for pairs; futures, for flows)."""
         return sum(f.items for f in self.files)
 
     @property
@@ -66,13 +75,18 @@ class EncodedSet:
         return [f"{self.folder}/{f.name}" for f in self.files]
 
     @property
+    def pool(self) -> str:
+        """Path of the pool of future items (`negatives.Pool`); flows alone have one."""
+        return f"{self.folder}/{POOL}"
+
+    @property
     def digest(self) -> str:
         """Digest of the bytes of all files."""
         return hashlib.sha256(" ".join(f.digest for f in self.files).encode()).hexdigest()[:32]
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows in order, without shuffling (for evaluation and reports); columns of `ENCODED_PAGES` or `ENCODED_PAIRS`."""
-        whole = ENCODED_PAGES if self.kind == "pages" else ENCODED_PAIRS
+        """All rows in order, without shuffling (for evaluation and reports); columns of its `ENCODED_...` schema."""
+        whole = _SCHEMAS[self.kind]
         schema = whole if columns is None else pa.schema([whole.field(c) for c in columns])
         return pa.concat_tables([schema.empty_table(), *(pq.read_table(p, columns=schema.names).cast(schema) for p in self.paths)])
 

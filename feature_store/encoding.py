@@ -1,4 +1,4 @@
-"""Pages and pairs with raw ids -> the numbers a model reads, still in Arrow; the training cache and serving share it.
+"""Pages, pairs and flows with raw ids -> the numbers a model reads, still in Arrow; the training cache and serving share it.
 
 Pure pyarrow and numpy, no loop over rows: a list column is its flat values and its lengths, and all is computed on the flat values.
 """
@@ -23,6 +23,7 @@ _HOUR_US = 3_600_000_000
 TOKEN_FEATURES = ("moveline_item", "moveline_category", "moveline_scene", "moveline_action", "moveline_age")
 VISIT_FEATURES = ("visit_scene", "visit_category", "visit_age")
 SHOWN_FEATURES = ("candidate_item", "candidate_category", "candidate_position")
+FUTURE_FEATURES = ("future_item", "future_category", "future_scene", "future_action")
 PAGE_FEATURES = ("trigger_item", "trigger_category", "scene", "scenario", "hour")
 SHOWN_DENSE = ("price_score", "price_known", "seen_before")
 VISIT_DENSE = ("log_dwell", "log_shown", "log_clicked", "log_carted")
@@ -45,6 +46,13 @@ ENCODED_PAIRS = pa.schema([
     ("left", pa.int64()), ("right", pa.int64()), ("kind", pa.int64()), ("weight", pa.float32()), ("page", pa.int64()),
 ])
 """One pair a row: item indexes, place in `contracts.PAIR_KINDS`, inverse inclusion probability, dense number of the page."""
+
+ENCODED_FLOWS = pa.schema([
+    ("user_id", pa.string()), ("row", pa.int64()), ("user", pa.int64()), ("cut_time", pa.int64()), ("n_items", pa.int64()),
+    *((name, _LONGS) for name in (*TOKEN_FEATURES, *VISIT_FEATURES, *FUTURE_FEATURES)),
+    *((name, _REALS) for name in VISIT_DENSE),
+])
+"""One cut of a walk a row, as `ENCODED_PAGES`; n_items: how many futures it has."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,23 @@ def encode_pairs(pairs: pa.Table, vocabulary: Vocabulary, first_page: int = 0) -
         "left": vocabulary.encode("item", left.values), "right": vocabulary.encode("item", right.values),
         "kind": place.cast(pa.int64()), "weight": weight.numbers().astype(np.float32), "page": left.row + first_page,
     }, schema=ENCODED_PAIRS)
+
+
+def encode_flows(flows: pa.Table, vocabulary: Vocabulary, first_row: int = 0, first_user: int = 0) -> pa.Table:
+    """Encode cuts of walks and their futures (`contracts.FLOWS`) as rows of `ENCODED_FLOWS`; parameters as of `encode_pages`."""
+    _need(flows, "user_id", "cut_time", "moveline_item", "visit_scene", "future_item")
+    flows = flows.combine_chunks()
+    cut = _microseconds(_whole(flows, "cut_time"))
+    tokens, visits, future = (_lists(flows, name) for name in ("moveline_item", "visit_scene", "future_item"))
+    ahead = {name: _lists(flows, name, future) for name in FUTURE_FEATURES}
+    columns = {
+        "user_id": _whole(flows, "user_id"), "row": pa.array(np.arange(first_row, first_row + len(flows)), pa.int64()),
+        "user": pa.array(_numbered(_whole(flows, "user_id")) + first_user, pa.int64()),
+        "cut_time": pa.array(cut, pa.int64()), "n_items": pa.array(future.lengths, pa.int64()),
+        **_tokens(flows, vocabulary, tokens, cut), **_visits(flows, vocabulary, visits, cut),
+        **{name: own.again(vocabulary.encode(name.removeprefix("future_"), own.values), pa.int64()) for name, own in ahead.items()},
+    }
+    return pa.table([columns[name] for name in ENCODED_FLOWS.names], schema=ENCODED_FLOWS)
 
 
 def _need(table: pa.Table, *columns: str) -> None:

@@ -3,7 +3,8 @@
 The row groups of a set are dealt to S logical shards. Rank r of W owns the shards r, r + W, ...; step k of an epoch is the k-th
 micro-batch of every shard, so that one and two processes see the same global batches. A page belongs to micro-batch
 (place of its last shown item in its shard) // budget: a shard with n items has ceil(n / budget) of them in any order of its pages:
-the number of steps is known before anything is read. A shard that ran dry contributes a padding page of weight 0.
+the number of steps is known before anything is read. A shard that ran dry contributes a padding page of weight 0. Where a model
+compares pages of one user, all pages of a user go the way of the last of them.
 """
 
 import itertools
@@ -11,30 +12,47 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
-from feature_store.batch import PageBatch, PairBatch
-from feature_store.collate import PAGE_COLUMNS, PAIR_COLUMNS, padding_page, padding_pair, page_batch, pair_batch
+from feature_store.batch import FlowBatch, PageBatch, PairBatch
+from feature_store.collate import (
+    FLOW_COLUMNS,
+    PAGE_COLUMNS,
+    PAIR_COLUMNS,
+    flow_batch,
+    padding_flow,
+    padding_page,
+    padding_pair,
+    page_batch,
+    pair_batch,
+)
 from feature_store.encoded_set import EncodedSet
 from feature_store.errors import TableError
+from feature_store.negatives import Pool
 from feature_store.row_groups import RowGroup, audit, read_tables, row_groups
 
 GROUPS_SHUFFLED = 4
 """Row groups among whose pages a permutation is drawn."""
 
 _BATCHES_AHEAD = 4
-B = TypeVar("B", PageBatch, PairBatch)
+B = TypeVar("B", PageBatch, PairBatch, FlowBatch)
 
 
 class _Stream(Generic[B]):
-    """What `PageStream` and `PairStream` share; see there."""
+    """What the streams share; see `PageStream`."""
 
     _columns: list[str]
-    _convert: Callable[[pa.Table, Mapping[str, int]], B]
     _padding: Callable[[], pa.Table]
+    _keep_users = False
+
+    def _batch(self, parts: list[pa.Table], epoch: int, step: int) -> B:
+        """The batch of one step from the micro-batches of this rank's shards, in their order."""
+        raise NotImplementedError
 
     def __init__(self, source: EncodedSet | Sequence[str], *, budget: int, rank: int, world: int, shards: int, seed: int,
                  shuffle: bool, rows: Mapping[str, int] | None) -> None:
@@ -74,7 +92,7 @@ class _Stream(Generic[B]):
                 parts = [next(shard, None) for shard in own]
                 if step >= start:
                     filled = [padding if part is None else part for part in parts]
-                    yield type(self)._convert(pa.concat_tables(filled), self._rows)
+                    yield self._batch(filled, epoch, step)
             for shard in own:
                 if next(shard, None) is not None:
                     raise TableError("loader: pages are left after the last step; the files changed while they were read")
@@ -88,8 +106,10 @@ class _Stream(Generic[B]):
         for pages in self._shuffled(shard, epoch):
             sizes = pages["n_items"].to_numpy() if "n_items" in pages.column_names else np.ones(len(pages), np.int64)
             ends = np.cumsum(sizes) + before
-            batch: np.ndarray = np.maximum(ends - 1, 0) // self.budget
             before = int(ends[-1])
+            if self._keep_users:
+                ends = ends[_last_of_run(pages["user"].to_numpy())]
+            batch: np.ndarray = np.maximum(ends - 1, 0) // self.budget
             edges = [*np.flatnonzero(np.diff(batch, prepend=-1)), len(batch)]
             for begin, end in itertools.pairwise(edges):
                 if batch[begin] > current:
@@ -119,7 +139,19 @@ class _Stream(Generic[B]):
 
     def _permuted(self, tables: list[pa.Table], draw: np.random.Generator) -> pa.Table:
         whole = pa.concat_tables(tables).combine_chunks()
-        return whole.take(pa.array(draw.permutation(len(whole)))) if self.shuffle else whole
+        if not self.shuffle:
+            return whole
+        if not self._keep_users:
+            return whole.take(pa.array(draw.permutation(len(whole))))
+        # No row group cuts a user, so that all pages of these users are here; they stay in the order of their time.
+        place, users = pd.factorize(whole["user"].to_numpy())
+        return whole.take(pa.array(np.argsort(draw.permutation(len(users))[place], kind="stable")))
+
+
+def _last_of_run(values: np.ndarray) -> np.ndarray:
+    """[n] for each value, the place of the last of the equal values that lie together with it."""
+    ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+    return ends[np.searchsorted(ends, np.arange(len(values)))]
 
 
 class PageStream(_Stream[PageBatch]):
@@ -132,6 +164,8 @@ class PageStream(_Stream[PageBatch]):
     rank, world : this process and how many there are. shards : logical shards; the global batches depend on it, not on `world`.
     seed, shuffle : order of row groups, and of pages within `GROUPS_SHUFFLED` row groups; another in every epoch.
     rows : embedding table -> rows; by default those the encoded set was made for.
+    keep_users : the pages of a user stay together, in the order of time; a micro-batch then exceeds its budget by less than a user.
+    flow : file of `models.generator.cached_flow` for these pages: [pages, K, d] float32, by row.
 
     Attributes
     ----------
@@ -139,28 +173,73 @@ class PageStream(_Stream[PageBatch]):
 
     Raises
     ------
-    TableError : fewer shards than processes, or files that cannot be read.
+    TableError : fewer shards than processes, files that cannot be read, or a flow that is not of as many pages.
     """
 
     _columns = PAGE_COLUMNS
-    _convert = staticmethod(page_batch)
     _padding = staticmethod(padding_page)
 
     def __init__(self, source: EncodedSet | Sequence[str], *, items_a_batch: int, rank: int = 0, world: int = 1, shards: int = 4,
-                 seed: int = 0, shuffle: bool = True, rows: Mapping[str, int] | None = None) -> None:
+                 seed: int = 0, shuffle: bool = True, rows: Mapping[str, int] | None = None, keep_users: bool = False,
+                 flow: str | Path | None = None) -> None:
         super().__init__(source, budget=items_a_batch, rank=rank, world=world, shards=shards, seed=seed, shuffle=shuffle, rows=rows)
+        self._keep_users = keep_users
+        self._flow: np.ndarray | None = None if flow is None else np.load(flow, mmap_mode="r", allow_pickle=False)
+        pages = sum(group.rows for groups in self._groups for group in groups)
+        if self._flow is not None and len(self._flow) != pages:
+            raise TableError(f"{flow}: holds the flow of {len(self._flow)} pages and the set has {pages}; delete the file")
+
+    def _batch(self, parts: list[pa.Table], epoch: int, step: int) -> PageBatch:
+        pages = pa.concat_tables(parts)
+        return page_batch(pages, self._rows, None if self._flow is None else flow_of_rows(self._flow, pages["row"].to_numpy()))
+
+
+def flow_of_rows(flow: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """[len(row), K, d] the flow of some pages by their row; 0 for padding pages, whose row is -1."""
+    if not len(flow):
+        return np.zeros((len(row), *flow.shape[1:]), np.float32)
+    found = np.asarray(flow[np.maximum(row, 0)])
+    found[row < 0] = 0.0
+    return found
 
 
 class PairStream(_Stream[PairBatch]):
     """Batches of item pairs: as `PageStream`, `pairs_a_batch` pairs a shard and step, from files of `encoding.ENCODED_PAIRS`."""
 
     _columns = PAIR_COLUMNS
-    _convert = staticmethod(pair_batch)
     _padding = staticmethod(padding_pair)
 
     def __init__(self, source: EncodedSet | Sequence[str], *, pairs_a_batch: int, rank: int = 0, world: int = 1, shards: int = 4,
                  seed: int = 0, shuffle: bool = True, rows: Mapping[str, int] | None = None) -> None:
         super().__init__(source, budget=pairs_a_batch, rank=rank, world=world, shards=shards, seed=seed, shuffle=shuffle, rows=rows)
+
+    def _batch(self, parts: list[pa.Table], epoch: int, step: int) -> PairBatch:
+        return pair_batch(pa.concat_tables(parts), self._rows)
+
+
+class FlowStream(_Stream[FlowBatch]):
+    """Batches of cuts of walks for a generator: as `PageStream`, from files of `encoding.ENCODED_FLOWS`.
+
+    Parameters
+    ----------
+    futures_a_batch : future items a shard and step. pool : `EncodedSet.pool` of the training rows, for any rows.
+    negatives : items drawn from the pool a step, the same on every rank.
+    """
+
+    _columns = FLOW_COLUMNS
+    _padding = staticmethod(padding_flow)
+
+    def __init__(self, source: EncodedSet | Sequence[str], *, futures_a_batch: int, pool: str | Path, negatives: int = 0,
+                 rank: int = 0, world: int = 1, shards: int = 4, seed: int = 0, shuffle: bool = True,
+                 rows: Mapping[str, int] | None = None) -> None:
+        super().__init__(source, budget=futures_a_batch, rank=rank, world=world, shards=shards, seed=seed, shuffle=shuffle,
+                         rows=rows)
+        self._pool, self._negatives = Pool.load(pool), negatives
+
+    def _batch(self, parts: list[pa.Table], epoch: int, step: int) -> FlowBatch:
+        part = np.repeat(np.arange(self.rank, self.shards, self.world), [len(p) for p in parts])
+        drawn = self._pool.draw(self._negatives, self.seed, epoch, step)
+        return flow_batch(pa.concat_tables(parts), self._rows, part, self._pool, drawn)
 
 
 T = TypeVar("T")

@@ -124,12 +124,23 @@ class Flows(Strict):
 class Split(Strict):
     """Days of one training run, counted back from the newest complete day: test, then train days before it.
 
-    The last `validate_hours` of the train days validate. A page trains when its label_time lies before the cut.
+    The last `validate_hours` of the train days validate. A page trains when its label_time lies before the cut. What a generator
+    was trained on must not be among the rows that read its output: it gets days, or folds of users, of its own.
     """
 
     train_days: int = Field(2, ge=1)
     test_days: int = Field(1, ge=1)
     validate_hours: int = Field(6, ge=1, le=48)
+    generator_days: int = Field(0, ge=0, description="the first n train days train the generator, and no model but it")
+    generator_folds: int = Field(1, ge=1, le=8, description="one generator a fold of users, trained on the users of all others")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Split":
+        if self.generator_days >= self.train_days:
+            raise ValueError("`generator_days` must be fewer than `train_days`: the other train days train what reads its output")
+        if self.generator_days and self.generator_folds > 1:
+            raise ValueError("give `generator_days` or `generator_folds`, not both: each alone keeps the generator out of sample")
+        return self
 
 
 class Days(Strict):

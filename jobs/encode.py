@@ -1,4 +1,4 @@
-"""Encoded training sets: pages (or pairs) of some windows of time as Parquet files of indexes, cached by what they are made from.
+"""Encoded sets: pages, pairs or flows of some windows of time as Parquet files of indexes, cached by what they are made from.
 
 The cache key names the content of the days read, the vocabulary, the windows and the encoder's code. A set is written aside and
 renamed when it is complete. Files are one a bucket of users, a user's pages lie together and no row group cuts a user.
@@ -11,9 +11,8 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,100 +20,84 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from feature_store.encoded_set import EncodedFile, EncodedSet, file_digest
-from feature_store.encoding import BUCKET_ROWS, encode_pages, encode_pairs
+from feature_store.encoded_set import EncodedFile, EncodedSet, Kind, file_digest
+from feature_store.encoding import BUCKET_ROWS, encode_flows, encode_pages, encode_pairs
 from feature_store.errors import TableError
 from feature_store.home import cache_root
+from feature_store.negatives import Pool
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
 from feature_store.tables import Lake, Table, fingerprint
 from feature_store.vocabulary import FIELDS, Vocabulary
-from jobs.day import day_digest, day_start
+from jobs.day import day_digest
+from jobs.windows import Window, days_of, windows_for
 
-Kind = Literal["pages", "pairs"]
-_CODE = ("feature_store.encoding", "feature_store.vocabulary", "jobs.encode")
+_CODE = ("feature_store.encoding", "feature_store.folds", "feature_store.negatives", "feature_store.vocabulary", "jobs.encode")
 _WRITTEN = "window string, name string, bytes long, rows long, items long, digest string"
 _PAGES_A_FILE = 50_000
 _GROUPS_A_SET = 32
-_LARGEST_GROUP = {"pages": 2_000, "pairs": 65_536}
-_SMALLEST_GROUP = {"pages": 64, "pairs": 1_024}
+_LARGEST_GROUP = {"pages": 2_000, "pairs": 65_536, "flows": 2_000}
+_SMALLEST_GROUP = {"pages": 64, "pairs": 1_024, "flows": 64}
+_ENCODERS = {"pages": encode_pages, "flows": encode_flows}
+_OTHER_FOLD = "other_fold"
 _BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 @dataclass(frozen=True)
-class Window:
-    """Pages whose cut lies in [start, end); those whose label closes at or after `label_before` are left out and counted."""
+class _Source:
+    """How rows of a kind are read: when they are cut, when they close, what they list, and what ties of a cut are ordered by."""
 
-    name: str
-    start: datetime
-    end: datetime
-    label_before: datetime | None = None
-
-
-@dataclass(frozen=True)
-class SplitTimes:
-    """Boundaries of one training run (`recipe.Split`), all UTC: train, validate, test follow each other without a gap."""
-
-    train_start: datetime
-    validate_start: datetime
-    test_start: datetime
-    test_end: datetime
-
-    @property
-    def windows(self) -> tuple[Window, Window, Window]:
-        """Train and validation pages need a label that closed before the next window; test pages are taken as they are."""
-        return (Window("train", self.train_start, self.validate_start, self.validate_start),
-                Window("validate", self.validate_start, self.test_start, self.test_start),
-                Window("test", self.test_start, self.test_end))
+    cut: str
+    closed: str
+    values: str
+    refused: str
+    ties: tuple[str, ...] = ()
 
 
-def split_times(recipe: Recipe, latest_day: str) -> SplitTimes:
-    """The boundaries relative to the newest complete day, which is the last test day.
-
-    Examples
-    --------
-    >>> from feature_store.recipe import Recipe
-    >>> recipe = Recipe.model_validate({"name": "x", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]}})
-    >>> [str(w.start)[:16] for w in split_times(recipe, "2026-05-03").windows]
-    ['2026-05-01 00:00', '2026-05-02 18:00', '2026-05-03 00:00']
-    """
-    split, end = recipe.split, day_start(latest_day) + timedelta(days=1)
-    test = end - timedelta(days=split.test_days)
-    return SplitTimes(test - timedelta(days=split.train_days), test - timedelta(hours=split.validate_hours), test, end)
+_SOURCES: dict[Kind, _Source] = {
+    "pages": _Source("cut_time", "label_time", "item_id", "open_label", ("page_id",)),
+    "pairs": _Source("shown_time", "label_time", "left_item", "open_label", ("page_id",)),
+    "flows": _Source("cut_time", "array_max(future_time)", "future_item", "late_future"),
+}
 
 
-def encode_training(spark: SparkSession, recipe: Recipe, lake: Lake, latest_day: str,
-                    table: str = "pages") -> tuple[dict[str, EncodedSet], Vocabulary]:
+def encode_training(spark: SparkSession, recipe: Recipe, lake: Lake, latest_day: str, table: str = "pages",
+                    fold: int = 0) -> tuple[dict[str, EncodedSet], Vocabulary]:
     """The sets `train`, `validate` and `test` of one training run, and its vocabulary: ids available before the training rows end.
 
     Parameters
     ----------
-    table : `pages`, `pages_at_click` or `pairs`. Raises as `encode`.
+    table : `pages`, `pages_at_click`, `pairs` or `flows`. fold : of the generator, with `split.generator_folds`.
+
+    Raises as `encode`.
     """
-    times = split_times(recipe, latest_day)
+    windows = windows_for(recipe, latest_day, _kind(table), fold)
     entries = lake.table("vocabulary").read_arrow()
-    vocabulary = Vocabulary(entries, recipe.vocabulary_buckets).as_of(times.validate_start)
-    return encode(spark, recipe, lake, times.windows, vocabulary, table), vocabulary
+    vocabulary = Vocabulary(entries, recipe.vocabulary_buckets).as_of(windows[0].end)
+    return encode(spark, recipe, lake, windows, vocabulary, table), vocabulary
+
+
+def _kind(table: str) -> Kind:
+    return "pairs" if table == "pairs" else "flows" if table == "flows" else "pages"
 
 
 def encode(spark: SparkSession, recipe: Recipe, lake: Lake, windows: Iterable[Window], vocabulary: Vocabulary,
            table: str = "pages") -> dict[str, EncodedSet]:
-    """Encode the pages (or pairs) of some windows, or find them in the cache.
+    """Encode the pages (or pairs, or flows) of some windows, or find them in the cache.
 
     Raises
     ------
     TableError : the table is missing, or the rows written are not those of the table less the exclusions.
     """
     windows, source = tuple(windows), lake.table(table)
-    days = _days(windows)
+    days = days_of(windows)
     key = fingerprint({"days": {d: day_digest(source, d) for d in days}, "vocabulary": vocabulary.digest, "table": table,
                        "windows": [asdict(w) for w in windows], "code": source_digest(*_CODE)})
     folder = cache_root(recipe.name) / "encoded" / key
     if not folder.is_dir():
         aside = folder.with_name(f".{key}-{uuid.uuid4().hex}")
         try:
-            kind: Kind = "pairs" if table == "pairs" else "pages"
-            _encode_into(aside, spark, source, _Plan(aside, windows, days, key, vocabulary, kind))
+            _encode_into(aside, spark, source, _Plan(aside, windows, days, key, vocabulary, _kind(table)))
             _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -131,18 +114,8 @@ class _Plan:
     kind: Kind
 
     @property
-    def cut(self) -> str:
-        return "shown_time" if self.kind == "pairs" else "cut_time"
-
-    @property
-    def values(self) -> str:
-        return "left_item" if self.kind == "pairs" else "item_id"
-
-
-def _days(windows: tuple[Window, ...]) -> list[str]:
-    first, end = min(w.start for w in windows), max(w.end for w in windows)
-    count = (end - timedelta(microseconds=1)).date() - first.date()
-    return [str(first.date() + timedelta(days=n)) for n in range(count.days + 1)]
+    def source(self) -> _Source:
+        return _SOURCES[self.kind]
 
 
 def _put(aside: Path, folder: Path) -> None:
@@ -167,20 +140,27 @@ def _encode_into(folder: Path, spark: SparkSession, source: Table, plan: _Plan) 
 
 
 def _window(plan: _Plan) -> Column:
-    """Name of the window of a page; `open_label.<name>` when its label closes too late, `outside` when it is in none."""
+    """Name of the window of a row; `<why>.<name>` when it closes too late or its user is not wanted, `outside` when in none."""
     found: Any = F
     for w in plan.windows:
-        inside = (F.col(plan.cut) >= F.lit(w.start)) & (F.col(plan.cut) < F.lit(w.end))
+        inside = (F.col(plan.source.cut) >= F.lit(w.start)) & (F.col(plan.source.cut) < F.lit(w.end))
         name = F.lit(w.name)
-        if w.label_before is not None:
-            name = F.when(F.col("label_time") < F.lit(w.label_before), name).otherwise(F.lit(f"open_label.{w.name}"))
+        limit = w.end if plan.kind == "flows" else w.closed_before
+        if limit is not None:
+            name = F.when(F.expr(plan.source.closed) < F.lit(limit), name).otherwise(F.lit(f"{plan.source.refused}.{w.name}"))
+        if w.users is not None:
+            own = F.pmod(F.crc32("user_id"), F.lit(w.users.folds)) == F.lit(w.users.fold)
+            name = F.when(own if w.users.inside else ~own, name).otherwise(F.lit(f"{_OTHER_FOLD}.{w.name}"))
         found = found.when(inside, name)
     return found.otherwise(F.lit("outside"))
 
 
 def _stats(frame: DataFrame, plan: _Plan) -> DataFrame:
+    cut, last = (F.unix_micros(F.expr(c)) for c in
+                 (plan.source.cut, plan.source.closed if plan.kind == "flows" else plan.source.cut))
     return (frame.groupBy("_window", "_bucket").agg(F.count("*").alias("pages"), F.countDistinct("user_id").alias("users"),
-                                                    F.sum(F.size(plan.values)).alias("values")).orderBy("_window", "_bucket"))
+                                                    F.sum(F.size(plan.source.values)).alias("values"), F.min(cut).alias("first"),
+                                                    F.max(last).alias("last")).orderBy("_window", "_bucket"))
 
 
 @dataclass(frozen=True)
@@ -197,7 +177,7 @@ def _parts(stats: list[dict[str, Any]], plan: _Plan) -> dict[tuple[str, int], _P
     for window in plan.windows:
         own = [s for s in stats if s["_window"] == window.name]
         pages, values = sum(s["pages"] for s in own), sum(s["values"] for s in own)
-        rows = pages if plan.kind == "pages" else values
+        rows = values if plan.kind == "pairs" else pages
         group = min(max(rows // _GROUPS_A_SET, _SMALLEST_GROUP[plan.kind]), _LARGEST_GROUP[plan.kind])
         size = max(1, group * pages // max(rows, 1))
         rows_before = itertools.accumulate((s["pages"] for s in own), initial=0)
@@ -211,7 +191,7 @@ def _write(spark: SparkSession, frame: DataFrame, files: int, plan: _Plan,
            parts: Mapping[tuple[str, int], _Part]) -> list[dict[str, Any]]:
     words = spark.sparkContext.broadcast(plan.vocabulary)
     arranged = (frame.where(F.col("_window").isin([w.name for w in plan.windows])).repartition(files, "_window", "_bucket")
-                .sortWithinPartitions("_window", "_bucket", "user_id", plan.cut, "page_id"))
+                .sortWithinPartitions("_window", "_bucket", "user_id", plan.source.cut, *plan.source.ties))
     work = functools.partial(_write_files, folder=str(plan.folder), kind=plan.kind, words=words, parts=dict(parts))
     before = spark.conf.get(_BATCH)
     spark.conf.set(_BATCH, str(_LARGEST_GROUP["pages"]))  # a page is wide: a task holds some thousands of them at most
@@ -245,15 +225,14 @@ def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, int], pa.Table]]:
 def _write_file(path: Path, tables: Iterator[pa.Table], kind: Kind, words: Vocabulary, part: _Part) -> EncodedFile:
     row, user, rows, items, writer = part.first_row, part.first_user, 0, 0, None
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # a task that Spark starts twice does not write into its twin's file
-    for pages in _whole_users(tables, part.pages_a_group):
-        encoded = encode_pages(pages, words, row, user) if kind == "pages" else encode_pairs(pages, words, row)
+    for own in _whole_users(tables, part.pages_a_group):
+        encoded = encode_pairs(own, words, row) if kind == "pairs" else _ENCODERS[kind](own, words, row, user)
         writer = writer or pq.ParquetWriter(aside, encoded.schema, compression="zstd")
         if len(encoded):
             writer.write_table(encoded, row_group_size=len(encoded))
-        row, rows = row + len(pages), rows + len(encoded)
-        if kind == "pages":
-            user = int(encoded["user"][-1].as_py()) + 1
-        items += int(encoded["n_items"].to_numpy().sum()) if kind == "pages" else len(encoded)
+        row, rows = row + len(own), rows + len(encoded)
+        user = user if kind == "pairs" else int(encoded["user"][-1].as_py()) + 1
+        items += len(encoded) if kind == "pairs" else int(encoded["n_items"].to_numpy().sum())
     if writer is None:
         raise TableError(f"{path}: no rows to write; report this as a bug")
     writer.close()
@@ -282,13 +261,23 @@ def _finish(plan: _Plan, window: Window, source: Table, version: int, stats: lis
     files = tuple(EncodedFile(**{k: v for k, v in w.items() if k != "window"}) for w in written if w["window"] == window.name)
     taken = [s for s in stats if s["_window"] == window.name]
     pages, values = (sum(s[k] for s in taken) for k in ("pages", "values"))
-    rows, promised = sum(f.rows for f in files), pages if plan.kind == "pages" else values
+    rows, promised = sum(f.rows for f in files), values if plan.kind == "pairs" else pages
     if (rows, sum(f.items for f in files)) != (promised, values):
         raise TableError(f"encoding {plan.kind}, window {window.name}: {promised} rows were to be written, {rows} were; "
                          "report this as a bug")
-    total = sum(s["pages"] for s in stats)
-    counts = {"in": total, "out": pages, "open_label": total - pages}
     table_rows = {f: plan.vocabulary.rows(f) for f in FIELDS} | BUCKET_ROWS
-    days = tuple(d for d in plan.days if str(window.start.date()) <= d <= str((window.end - timedelta(microseconds=1)).date()))
-    EncodedSet(str(plan.folder / window.name), window.name, plan.kind, plan.key, files, table_rows, plan.vocabulary.digest,
-               source.contract.name, version, days, counts).save()
+    made = EncodedSet(
+        str(plan.folder / window.name), window.name, plan.kind, plan.key, files, table_rows, plan.vocabulary.digest,
+        source.contract.name, version, tuple(d for d in plan.days if d in days_of((window,))), _counts(plan, window, stats),
+        min((s["first"] for s in taken), default=0), max((s["last"] for s in taken), default=0))
+    if plan.kind == "flows":
+        Pool.of(made.paths).save(made.pool)
+    made.save()
+
+
+def _counts(plan: _Plan, window: Window, stats: list[dict[str, Any]]) -> dict[str, int]:
+    """Rows whose cut lies in the window, those taken, and those left out by reason."""
+    found = {"in": window.name, "out": window.name, plan.source.refused: f"{plan.source.refused}.{window.name}"}
+    found |= {} if window.users is None else {_OTHER_FOLD: f"{_OTHER_FOLD}.{window.name}"}
+    counts = {key: sum(s["pages"] for s in stats if s["_window"] == name) for key, name in found.items()}
+    return counts | {"in": sum(s["pages"] for s in stats)}

@@ -15,7 +15,8 @@ from feature_store.recipe import Recipe
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
 from jobs import encode as job
-from jobs.encode import Window, encode, encode_training, split_times
+from jobs.encode import encode, encode_training
+from jobs.windows import Window, split_times
 from tests.feature_store import encoded_pages
 from tests.jobs.naive import frame
 
