@@ -90,7 +90,7 @@ def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: 
     ModelError : no such model, a setting out of range, sets of the wrong kind or empty, a loss that is not finite.
     """
     started = time.perf_counter()
-    spec = _spec(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from)
+    spec = spec_of(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from)
     if not 1 <= processes <= SHARDS:
         raise ModelError(f"processes is {processes}; a training set has {SHARDS} shards, so 1 to {SHARDS} can share it")
     launch(spec, processes, launcher)
@@ -98,8 +98,9 @@ def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: 
     return TrainResult(Path(out), result["history"], result["losses"], time.perf_counter() - started)
 
 
-def _spec(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: Path,
-          vocabulary: str | Path | None, resume: bool, warm_from: str | Path | None) -> Spec:
+def spec_of(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: Path,
+            vocabulary: str | Path | None, resume: bool, warm_from: str | Path | None) -> Spec:
+    """The run that `train` launches with these arguments; raises as it does."""
     reads = model_class(name).reads
     for part in (train_set, validate_set):
         if part is not None and part.kind != reads:

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from feature_store.errors import ModelError
 from feature_store.recipe import Recipe
-from jobs.train import TrainResult, train
+from jobs.train import TrainResult, launch, spec_of, train
 from models.artifact import load_artifact, load_weights
 from tests.models.encoded import encoded_set
 
@@ -41,6 +41,27 @@ def test_din_on_spark_with_two_processes_equals_one(tmp_path: Path, spark: Spark
     assert_same(one, two)
     assert two.history[0]["validate_loss"] == pytest.approx(one.history[0]["validate_loss"], abs=1e-3)
     assert load_artifact(two.folder).name == "din"
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, stopped, then two, stopped again, then one: the sharded tables, their optimiser and the best epoch go along."""
+    conf = recipe(din={"items_a_batch": 64, "epochs": 3, "learning_rate": 5e-4, "table_learning_rate": 0.01})
+    sets = encoded_set(tmp_path / "train", "pages", 200), encoded_set(tmp_path / "validate", "pages", 40, seed=1)
+    whole = train(conf, "din", *sets, tmp_path / "whole")
+    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path / "other"))
+    quarter = len(whole.losses) // 4
+    spec = spec_of(conf, "din", *sets, tmp_path / "part", None, True, None).model_copy(update={"stop_after": quarter})
+    for number, processes in enumerate((1, 2), 1):
+        launch(spec, processes, "process")
+        assert [p.name for p in Path(spec.checkpoints).iterdir()] == [f"step-{number * quarter:010d}"]
+    last = train(conf, "din", *sets, tmp_path / "part")
+    assert last.losses == pytest.approx(whole.losses, abs=1e-5) and len(last.losses) > 4 * quarter > 40
+    found, expected = ([epoch["validate_loss"] for epoch in result.history] for result in (last, whole))
+    assert found == pytest.approx(expected, abs=1e-5) and expected[2] == min(expected)  # the last weights are the kept ones
+    for kind in ("model", "fused"):
+        one, other = (getattr(load_weights(result.folder), kind) for result in (whole, last))
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 def test_item2vec_by_torchrun_with_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
