@@ -21,8 +21,8 @@ def fold_of(users: pa.Array | pa.ChunkedArray, folds: int) -> np.ndarray:
 
     Examples
     --------
-    >>> fold_of(pa.array(["u1", "u2", "u1"]), 2).tolist()
-    [0, 1, 0]
+    >>> fold_of(pa.array(["ann", "bob", "ann"]), 2).tolist()
+    [1, 0, 1]
     """
     if isinstance(users, pa.ChunkedArray):
         users = users.combine_chunks()
