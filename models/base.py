@@ -1,4 +1,4 @@
-"""What every model is: a module on TorchRec tables, with a config of its own, that turns a batch into logits."""
+"""What every model is: a module on TorchRec tables, with a config of its own, that turns a batch into logits or into flows."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from feature_store.batch import TABLES, PageBatch, PairBatch
+from feature_store.batch import TABLES, FlowBatch, PageBatch, PairBatch
 from feature_store.errors import ModelError
 from models.embeddings import Tables
 from models.layers import HashedDropout
@@ -33,7 +33,8 @@ class Model(nn.Module):
     """Base of all models.
 
     Subclasses set `name`, `reads`, `config_type` and `features`, call `super().__init__(config, rows)` first and define
-    `forward(batch) -> logits` (one finite value a shown item, or a pair) and `terms(logits, batch)`.
+    `forward(batch) -> output` and `terms(output, batch)`. The output is one finite logit a shown item (or a pair), or a named tuple
+    of tensors; then `logits` says which of them are the logits. A generator, which reads flows, has none.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class Model(nn.Module):
     """
 
     name: ClassVar[str]
-    reads: ClassVar[Literal["pages", "pairs"]]
+    reads: ClassVar[Literal["pages", "pairs", "flows"]]
     config_type: ClassVar[type[ModelConfig]]
     features: ClassVar[Mapping[str, tuple[str, ...]]] = TABLES
 
@@ -70,15 +71,27 @@ class Model(nn.Module):
             if isinstance(module, HashedDropout):
                 module.step = step
 
-    @staticmethod
-    def terms(logits: Tensor, batch: Any) -> Terms:
+    def terms(self, output: Any, batch: Any) -> Terms:
         """The loss before division; see `models.losses`."""
         raise NotImplementedError
+
+    def validation_terms(self, output: Any, batch: Any) -> Terms:
+        """The loss by which epochs are compared: what the model is for, without the terms that only help it to learn."""
+        return self.terms(output, batch)
+
+    @staticmethod
+    def logits(output: Any) -> Tensor:
+        """[n] the logits in what `forward` returned; none for a generator."""
+        return output
 
     @staticmethod
     def targets(batch: Any) -> tuple[Tensor, Tensor]:
         """Label and weight of every logit, for validation."""
         raise NotImplementedError
 
+    def measures(self, output: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """Further figures for validation: name -> sum and weight (scalars)."""
+        return {}
 
-Batch = PageBatch | PairBatch
+
+Batch = PageBatch | PairBatch | FlowBatch

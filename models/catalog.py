@@ -4,8 +4,9 @@ from feature_store.errors import ModelError
 from models.base import Model
 from models.din import Din
 from models.item2vec import Item2vec
+from models.nif import Nif
 
-CATALOG: dict[str, type[Model]] = {model.name: model for model in (Din, Item2vec)}
+CATALOG: dict[str, type[Model]] = {model.name: model for model in (Din, Item2vec, Nif)}
 """Every model a recipe may name."""
 
 

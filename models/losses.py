@@ -16,10 +16,25 @@ CO_CLICK, MONO_CLICK = 0, 2
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss before division: sums [k] and weights [k]. The loss is the mean over k of sum / weight, each taken over all ranks."""
+    """A loss before division: sums [k] and weights [k], each to be added up over all ranks.
+
+    The loss is the sum over k of factor * sum / weight; without factors, the mean over k of sum / weight.
+    """
 
     sums: Tensor
     weights: Tensor
+    factors: tuple[float, ...] | None = None
+
+    def over(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """The loss from sums and weights of such terms over all ranks (or batches). A term without weight counts as zero."""
+        each = sums / weights.clamp(min=1e-12)
+        return each.mean() if self.factors is None else (each * each.new_tensor(self.factors)).sum()
+
+
+def combined(*parts: tuple[float, tuple[Tensor, Tensor]]) -> Terms:
+    """Terms of some losses, each a factor and a pair of sum and weight."""
+    sums, weights = (torch.stack([part[n] for _, part in parts]) for n in range(2))
+    return Terms(sums, weights, tuple(factor for factor, _ in parts))
 
 
 def page_terms(logits: Tensor, batch: PageBatch) -> Terms:
@@ -40,12 +55,12 @@ def pair_terms(logits: Tensor, batch: PairBatch) -> Terms:
 def global_loss(terms: Terms, world: int) -> tuple[Tensor, Tensor]:
     """The loss to differentiate on this rank, and the detached loss of the global batch.
 
-    DDP and TorchRec average gradients over ranks, so the local share is scaled by `world`. A term without weight counts as zero.
+    DDP and TorchRec average gradients over ranks, so the local share is scaled by `world`.
     """
     weights = terms.weights.detach().clone()
     if world > 1:
         dist.all_reduce(weights)
-    local = (terms.sums / weights.clamp(min=1e-12)).mean()
+    local = terms.over(terms.sums, weights)
     total = local.detach().clone()
     if world > 1:
         dist.all_reduce(total)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from feature_store.batch import PageBatch, PairBatch
+from feature_store.batch import FlowBatch, PageBatch
+from models.base import Batch
 
 log = logging.getLogger("moveline.train")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -25,17 +26,18 @@ class Meter:
         self.items = 0
         self.losses: list[float] = []
 
-    def waited(self, batches: Iterator[PageBatch | PairBatch]) -> PageBatch | PairBatch | None:
+    def waited(self, batches: Iterator[Batch]) -> Batch | None:
         """The next batch, None at the end; the time it takes is data-wait."""
         start = time.perf_counter()
         batch = next(batches, None)
         self.waiting += time.perf_counter() - start
         return batch
 
-    def did(self, batch: PageBatch | PairBatch, loss: float) -> None:
+    def did(self, batch: Batch, loss: float) -> None:
         """Count one step."""
-        self.units += batch.pages if isinstance(batch, PageBatch) else batch.pairs
-        self.items += batch.items if isinstance(batch, PageBatch) else batch.pairs
+        units, items = _counts(batch)
+        self.units += units
+        self.items += items
         self.losses.append(loss)
 
     def figures(self) -> dict[str, float]:
@@ -52,6 +54,13 @@ class Meter:
         loss = sum(recent) / max(len(recent), 1)
         return (f"loss {loss:.4f}  {f['pages_per_s']:,.0f} pages/s  {f['items_per_s']:,.0f} items/s  "
                 f"data wait {f['data_wait']:.0%}  {f['memory_mb']:,.0f} MB")
+
+
+def _counts(batch: Batch) -> tuple[int, int]:
+    """Pages and shown items, cuts and futures, or pairs twice."""
+    if isinstance(batch, PageBatch):
+        return batch.pages, batch.items
+    return (batch.cuts, batch.futures) if isinstance(batch, FlowBatch) else (batch.pairs, batch.pairs)
 
 
 Show = Callable[[int, int, Meter], None]

@@ -12,16 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW
 
-from feature_store.batch import PageBatch, PairBatch
 from feature_store.errors import ModelError
 from models.artifact import Weights
-from models.base import Model
+from models.base import Batch, Model
 from models.checkpoint import Checkpoints
 from models.distributed import Place, fused_state, gather, shard, spread, spread_fused
 from models.losses import global_loss, weighted_auc
 from models.progress import Meter, progress_line
-
-Batch = PageBatch | PairBatch
 
 
 class Stream(Protocol):
@@ -159,26 +156,30 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, stream: Stream) -> dict[str, float]:
-        """Log loss and AUC over a stream (all ranks together), with weights; AUC is absent when there is one class only."""
+        """The validation loss, AUC and the model's own measures over a stream (all ranks together), with weights.
+
+        AUC is absent when there is one class only, or no logit.
+        """
         self.wrapped.eval()
-        sums, parts = torch.zeros(0, dtype=torch.float64), []
+        sums: dict[str, Tensor] = {}
+        parts, terms = [torch.zeros(3, 0)], None
         for batch in stream.epoch(0):
             moved = batch.to(self.place.device)
-            logits = self.wrapped(moved)
-            terms = self.model.terms(logits, moved)
-            both = torch.stack([terms.sums, terms.weights]).double().cpu()
-            sums = both if not len(sums) else sums + both
-            parts.append(torch.stack([logits, *self.model.targets(moved)]).cpu())
+            output = self.wrapped(moved)
+            terms = self.model.validation_terms(output, moved)
+            for name, pair in {"loss": (terms.sums, terms.weights), **self.model.measures(output, moved)}.items():
+                sums[name] = sums.get(name, 0.0) + torch.stack(pair).double()
+            logits = self.model.logits(output)
+            parts.append(torch.stack([logits, *self.model.targets(moved)]).cpu() if len(logits) else parts[0])
         self.wrapped.train()
-        columns = _from_all_ranks(torch.cat(parts, 1) if parts else torch.zeros(3, 0))
-        if self.place.world > 1:
-            sums = sums.to(self.place.device)
-            dist.all_reduce(sums)
-        if not sums.numel():
+        if terms is None:
             raise ModelError(f"model {self.model.name}: there is nothing to validate on; lengthen split.validate_hours")
-        loss = float((sums[0] / sums[1].clamp(min=1e-12)).mean())
-        auc = weighted_auc(*columns.double().numpy())
-        return {"loss": loss} if auc is None else {"loss": loss, "auc": auc}
+        if self.place.world > 1:
+            for own in sums.values():
+                dist.all_reduce(own)
+        auc = weighted_auc(*_from_all_ranks(torch.cat(parts, 1)).double().numpy())
+        found = {name: float(own[0] / own[1].clamp(min=1e-12)) for name, own in sums.items() if name != "loss"}
+        return {"loss": float(terms.over(*sums["loss"])), **({} if auc is None else {"auc": auc}), **found}
 
     def _current(self) -> Weights:
         return Weights(gather(self.wrapped.state_dict()), gather(fused_state(self.wrapped)))

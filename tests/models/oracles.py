@@ -1,0 +1,84 @@
+"""The equations of the flow losses and of TSP, written once more: plain numpy in float64, loops where an equation has an index."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def unit(x: Array) -> Array:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def log_at(x: Array, y: Array) -> Array:
+    theta = math.acos(np.clip(x @ y, -1 + 1e-12, 1 - 1e-12))
+    return theta / math.sin(theta) * (y - math.cos(theta) * x)
+
+
+def exp_at(x: Array, u: Array) -> Array:
+    length = float(np.linalg.norm(u))
+    return x if length == 0 else math.cos(length) * x + math.sin(length) / length * u
+
+
+def carried(x: Array, y: Array, w: Array) -> Array:
+    there, back = log_at(x, y), log_at(y, x)
+    return w - (there @ w) / (there @ there) * (there + back)
+
+
+def bends(path: Array) -> Array:
+    """[K - 2, d] covariant second differences of one path [K, d]."""
+    return np.stack([log_at(b, c) - carried(a, b, log_at(a, b)) for a, b, c in zip(path, path[1:], path[2:], strict=False)])
+
+
+def flat_diversity(path: Array, margin: float) -> float:
+    found = [max(path[i] @ path[j] - margin, 0.0) ** 2 for i in range(len(path)) for j in range(i + 2, len(path))]
+    return float(np.mean(found))
+
+
+def sphere_diversity(base: Array, path: Array) -> float:
+    tangents = np.stack([log_at(base, f) for f in path])
+    heading = unit(tangents.mean(0))
+    across = unit(tangents - (tangents @ heading)[:, None] * heading)
+    return float(np.mean([(across[i] @ across[j]) ** 2 for i in range(len(path)) for j in range(i)]))
+
+
+def sphere_velocity(path: Array, longest: float) -> float:
+    jumps = [max(math.acos(a @ b) - longest, 0.0) ** 2 for a, b in pairwise(path)]
+    return float((bends(path) ** 2).sum(1).mean() + np.mean(jumps))
+
+
+def info_nce(flow: list[Array], target: list[Array], item: list[list[int]], logq: list[Array], user: list[int], part: list[int],
+             vector: Array, others: list[int], others_logq: Array, tau: float) -> list[list[float]]:
+    """Of each future: -log of exp(f.z / tau) over itself plus the sum of exp(f.n / tau - log(number * q)) over its negatives."""
+    out: list[list[float]] = []
+    for cut in range(len(flow)):
+        mine = [c for c in range(len(flow)) if user[c] == user[cut] and part[c] == part[cut]]
+        ahead = {i for c in mine for i in item[c]}
+        pool = [(z, i, q) for c in range(len(flow)) if part[c] == part[cut] and user[c] != user[cut]
+                for z, i, q in zip(target[c], item[c], logq[c], strict=True)]
+        pool += list(zip(vector, others, others_logq, strict=True))
+        kept = [(z, q) for z, i, q in pool if i not in ahead]
+        losses = []
+        for k, z in enumerate(target[cut]):
+            f = flow[cut][k]
+            total = math.exp(f @ z / tau) + sum(math.exp(f @ n / tau - q - math.log(len(kept))) for n, q in kept)
+            losses.append(math.log(total) - f @ z / tau)
+        out.append(losses)
+    return out
+
+
+def tsp_pairs(user: Array, page: Array, hours: Array, clicked: Array, longest: float) -> list[tuple[int, int]]:
+    """Every clicked and unclicked item of one user on different pages that are not further apart."""
+    return [(p, n) for p in range(len(user)) for n in range(len(user))
+            if clicked[p] == 1 and clicked[n] == 0 and user[p] == user[n] and page[p] != page[n]
+            and abs(hours[p] - hours[n]) <= longest]
+
+
+def tsp_loss(score: Array, hours: Array, pairs: list[tuple[int, int]], fade: float) -> tuple[float, float]:
+    """Sum and weight of -log sigmoid(score of the clicked - score of the other), fading with the time between."""
+    weights = [math.exp(-abs(hours[p] - hours[n]) / fade) for p, n in pairs]
+    losses = [math.log1p(math.exp(-(score[p] - score[n]))) for p, n in pairs]
+    return float(np.dot(weights, losses)), float(np.sum(weights))
