@@ -201,19 +201,28 @@ def encode_pairs(pairs: pa.Table, vocabulary: Vocabulary, first_page: int = 0) -
 
 def encode_flows(flows: pa.Table, vocabulary: Vocabulary, first_row: int = 0, first_user: int = 0) -> pa.Table:
     """Encode cuts of walks and their futures (`contracts.FLOWS`) as rows of `ENCODED_FLOWS`; parameters as of `encode_pages`."""
-    _need(flows, "user_id", "cut_time", "moveline_item", "visit_scene", "future_item")
+    _need(flows, "future_item")
     flows = flows.combine_chunks()
-    cut = _microseconds(_whole(flows, "cut_time"))
-    tokens, visits, future = (_lists(flows, name) for name in ("moveline_item", "visit_scene", "future_item"))
+    history, future = encode_history(flows, vocabulary), _lists(flows, "future_item")
     ahead = {name: _lists(flows, name, future) for name in FUTURE_FEATURES}
     columns = {
-        "user_id": _whole(flows, "user_id"), "row": pa.array(np.arange(first_row, first_row + len(flows)), pa.int64()),
+        **{name: history[name] for name in history.column_names},
+        "row": pa.array(np.arange(first_row, first_row + len(flows)), pa.int64()),
         "user": pa.array(_numbered(_whole(flows, "user_id")) + first_user, pa.int64()),
-        "cut_time": pa.array(cut, pa.int64()), "n_items": pa.array(future.lengths, pa.int64()),
-        **_tokens(flows, vocabulary, tokens, cut), **_visits(flows, vocabulary, visits, cut),
+        "n_items": pa.array(future.lengths, pa.int64()),
         **{name: own.again(vocabulary.encode(name.removeprefix("future_"), own.values), pa.int64()) for name, own in ahead.items()},
     }
     return pa.table([columns[name] for name in ENCODED_FLOWS.names], schema=ENCODED_FLOWS)
+
+
+def encode_history(rows: pa.Table, vocabulary: Vocabulary) -> pa.Table:
+    """What was known of the users of some rows at their cuts: user_id, cut_time, and the columns of tokens and visits."""
+    _need(rows, "user_id", "cut_time", "moveline_item", "visit_scene")
+    rows = rows.combine_chunks()
+    cut = _microseconds(_whole(rows, "cut_time"))
+    tokens, visits = _lists(rows, "moveline_item"), _lists(rows, "visit_scene")
+    return pa.table({"user_id": _whole(rows, "user_id"), "cut_time": pa.array(cut, pa.int64()),
+                     **_tokens(rows, vocabulary, tokens, cut), **_visits(rows, vocabulary, visits, cut)})
 
 
 def _need(table: pa.Table, *columns: str) -> None:

@@ -149,7 +149,7 @@ def _window(plan: _Plan) -> Column:
         if limit is not None:
             name = F.when(F.expr(plan.source.closed) < F.lit(limit), name).otherwise(F.lit(f"{plan.source.refused}.{w.name}"))
         if w.users is not None:
-            own = F.pmod(F.crc32("user_id"), F.lit(w.users.folds)) == F.lit(w.users.fold)
+            own = F.expr(f"conv(left(md5(user_id), 8), 16, 10) % {w.users.folds} = {w.users.fold}")  # as feature_store.folds
             name = F.when(own if w.users.inside else ~own, name).otherwise(F.lit(f"{_OTHER_FOLD}.{w.name}"))
         found = found.when(inside, name)
     return found.otherwise(F.lit("outside"))

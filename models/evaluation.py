@@ -83,7 +83,7 @@ def evaluate_pages(shown: Shown, model: Floats, baselines: Mapping[str, Floats],
     result = {
         "reads": "pages", "rows": shown.counts(),
         "metrics": {name: {metric: plain(estimate(*d)) for metric, d in own.items()} for name, own in drawn.items()},
-        "differences": {name: _differences(drawn[MODEL], drawn[name]) for name in baselines},
+        "differences": {name: differences(drawn[MODEL], drawn[name]) for name in baselines},
         "scenarios": {str(name): _scenario(shown, model, shown.scenario == name) for name in _distinct(shown.scenario)},
         "curves": {"roc": {name: _roc(shown, score) for name, score in {MODEL: model, **baselines}.items()},
                    "calibration": _calibration(shown, model)},
@@ -110,7 +110,7 @@ def evaluate_pairs(score: Floats, kind: Ints, weight: Floats, page: Ints, baseli
         "rows": {"pairs": len(page), "pages": len(np.unique(page)),
                  **{name: int((kind == i).sum()) for i, name in enumerate(PAIR_KINDS)}},
         "metrics": {name: {metric: plain(estimate(*d)) for metric, d in own.items()} for name, own in drawn.items()},
-        "differences": {name: _differences(drawn[MODEL], drawn[name]) for name in baselines},
+        "differences": {name: differences(drawn[MODEL], drawn[name]) for name in baselines},
         "scenarios": {},
         "curves": {"roc": {name: _points(metrics.roc(together, own, weight)) for name, own in every.items()}},
     }
@@ -150,7 +150,8 @@ def _page_metrics(shown: Shown, score: Floats, resampler: Resampler, probability
     return out | {name: (own.value, resampler.ratio(own)) for name, own in parts.items()}
 
 
-def _differences(model: Mapping[str, Drawn], other: Mapping[str, Drawn]) -> dict[str, dict[str, float | None]]:
+def differences(model: Mapping[str, Drawn], other: Mapping[str, Drawn]) -> dict[str, dict[str, float | None]]:
+    """By metric that both have, the paired difference and the smallest one these rows would detect."""
     found = {metric: estimate(value - other[metric][0], draws - other[metric][1])
              for metric, (value, draws) in model.items() if metric in other}
     return {metric: plain(own) | {"detectable": _or_none(own.detectable)} for metric, own in found.items()}

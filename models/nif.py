@@ -47,6 +47,7 @@ class NifConfig(ModelConfig):
     heads: int = Field(4, ge=1)
     future: int = Field(8, ge=1, description="K, the interests of a flow; futures beyond it do not count")
     rollout: bool = Field(False, description="feed each interest back for the next: K passes of the decoder in place of one")
+    negatives: int = Field(1_024, ge=0, description="items drawn a step from the training futures, to tell futures apart from")
     temperature: float = Field(0.07, gt=0)
     id_dropout: float = Field(0.2, ge=0, lt=1, description="share of targets that are content alone in a step; 0 without content")
     dropout: float = Field(0.1, ge=0, lt=1)

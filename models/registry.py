@@ -103,7 +103,8 @@ class Registry:
     def folder(self, version: Version) -> Path:
         """Local copy of a version's artifact (`models.artifact`), e.g. to start training from it."""
         local = mlflow.artifacts.download_artifacts(artifact_uri=version.uri, tracking_uri=self.uri)
-        found = sorted(Path(local).rglob("model.json"))
+        # The first is the model's own: one that it carries lies deeper.
+        found = sorted(Path(local).rglob("model.json"), key=lambda path: len(path.parts))
         if not found:
             raise ModelError(f"{version.uri} holds no model of moveline (no model.json); register one with `moveline train_model`")
         return found[0].parent
@@ -187,14 +188,15 @@ def load(uri: str, tracking: str | None = None) -> Any:
 
 
 def signature(reads: str) -> ModelSignature:
-    """Columns and types that a deployed model takes and gives, by what it reads (`pages` or `pairs`)."""
-    from models.serving import PAGE_COLUMNS, PAIR_COLUMNS
+    """Columns and types that a deployed model takes and gives, by what it reads (`pages`, `pairs` or `flows`)."""
+    from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS
 
     if reads == "pairs":
         pair = Schema([ColSpec(DataType.string, name) for name in PAIR_COLUMNS])
         return ModelSignature(pair, Schema([ColSpec(DataType.double, "score")]))
-    inputs = [ColSpec(_kind(PAGES.schema.field(name).type), name) for name in PAGE_COLUMNS]
-    return ModelSignature(Schema(inputs), Schema([ColSpec(Array(DataType.double), "scores")]))
+    names, given = (FLOW_COLUMNS, "flow") if reads == "flows" else (PAGE_COLUMNS, "scores")
+    inputs = [ColSpec(_kind(PAGES.schema.field(name).type), name) for name in names]
+    return ModelSignature(Schema(inputs), Schema([ColSpec(Array(DataType.double), given)]))
 
 
 def requirements() -> list[str]:

@@ -12,7 +12,9 @@ from feature_store.collate import flat, lengths
 from models import report_plots as plots
 
 NAMES = {"auc": "AUC", "gauc": "GAUC (by user)", "page_gauc": "GAUC (by page)", "recall_5": "recall at 5", "ndcg_5": "NDCG at 5",
-         "ndcg_10": "NDCG at 10", "log_loss": "log loss", "calibration_error": "calibration error"}
+         "ndcg_10": "NDCG at 10", "log_loss": "log loss", "calibration_error": "calibration error",
+         "recall_50": "recall at 50 of the next items", "recall_200": "recall at 200 of the next items", "loss": "loss (InfoNCE)",
+         "pairwise_cosine": "mean cosine of two steps of a flow", "effective_rank": "effective rank of the flows"}
 _MOST_SCENES = 16
 _LOWER_IS_BETTER = ("log_loss", "calibration_error")
 
@@ -66,7 +68,7 @@ def report(title: str, result: Mapping[str, Any], history: Sequence[Mapping[str,
         ("Against the baselines", _wide(_metric_table(result)), _note(result)),
         ("Training", plots.training(history) if history else "",
          "Loss of each epoch; the epoch with the best validation loss was kept."),
-        ("ROC", plots.roc(curves["roc"]), "Held-out rows, viewed items only."),
+        ("ROC", plots.roc(curves["roc"]) if "roc" in curves else "", "Held-out rows, viewed items only."),
         ("Calibration", plots.calibration(curves["calibration"]) if "calibration" in curves else "",
          "Twenty bins of equal size: on the line, the predicted probability is the click rate."),
         ("AUC by scenario", plots.by_scenario(result["scenarios"]) if result["scenarios"] else "",
@@ -90,7 +92,7 @@ def _section(head: str, content: str, note: str) -> str:
 
 
 def _note(result: Mapping[str, Any]) -> str:
-    what = "users" if result["reads"] == "pages" else "pages"
+    what = "pages" if result["reads"] == "pairs" else "users"
     return (f"95 % intervals by resampling {what}. 'Over' is model minus baseline, paired; 'detectable' is the smallest difference "
             "these rows would show four times in five. Higher is better but for log loss and calibration error (resampling adds "
             "noise to its bins, so its interval lies high).")

@@ -18,8 +18,12 @@ _ANY = 2**62
 
 
 @torch.no_grad()
-def page_scores(model: Model, pages: pa.Table) -> Floats:
+def page_scores(model: Model, pages: pa.Table, flow: np.ndarray | None = None) -> Floats:
     """[N] click probability of every shown item of encoded pages (`feature_store.encoding.ENCODED_PAGES`), page after page.
+
+    Parameters
+    ----------
+    flow : [B, K, d] float32, of a model with a generator (`models.generator`).
 
     Raises
     ------
@@ -27,15 +31,16 @@ def page_scores(model: Model, pages: pa.Table) -> Floats:
     ModelError : a score is not finite.
     """
     rows = _table_rows(model)
-    parts = [torch.sigmoid(model(page_batch(part, rows)).double()).numpy() for part in slices(pages, PAGES_AT_ONCE)]
-    return _finite(model, parts)
+    batches = (page_batch(part, rows, None if flow is None else flow[n * PAGES_AT_ONCE:(n + 1) * PAGES_AT_ONCE])
+               for n, part in enumerate(slices(pages, PAGES_AT_ONCE)))
+    return _finite(model, [torch.sigmoid(model.logits(model(batch)).double()).numpy() for batch in batches])
 
 
 @torch.no_grad()
 def pair_scores(model: Model, pairs: pa.Table) -> Floats:
     """[M] similarity of every encoded pair (`feature_store.encoding.ENCODED_PAIRS`); raises as `page_scores`."""
     rows = _table_rows(model)
-    parts = [model(pair_batch(part, rows)).double().numpy() for part in slices(pairs, PAIRS_AT_ONCE)]
+    parts = [model.logits(model(pair_batch(part, rows))).double().numpy() for part in slices(pairs, PAIRS_AT_ONCE)]
     return _finite(model, parts)
 
 

@@ -17,10 +17,11 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel
 
 from feature_store.contracts import PAGES, TIME
-from feature_store.encoding import ENCODED_PAIRS, encode_pages
+from feature_store.encoding import ENCODED_PAIRS, encode_history, encode_pages
 from feature_store.errors import InputError
 from feature_store.vocabulary import Vocabulary
 from models.artifact import VOCABULARY, describe, load_artifact
+from models.generator import Generator, beside
 from models.scoring import page_scores, pair_scores
 
 SHOWN = ("item_id", "category_id", "position", "price")
@@ -30,6 +31,9 @@ SINGLE = ("page_id", "user_id", "scene", "scenario", "trigger_item_id", "trigger
 PAGE_COLUMNS = (*SINGLE, *SHOWN, *TOKENS, *VISITS)
 """Columns of a page to score: those of the table `pages` that are known when it is shown. Times are unix microseconds, a missing
 text is "" and a missing price 0 (MLflow's lists hold no nulls)."""
+
+FLOW_COLUMNS = ("user_id", "cut_time", *TOKENS, *VISITS)
+"""Columns of what a generator reads: those of the table `flows` that are known at the cut, in the form of `PAGE_COLUMNS`."""
 
 PAIR_COLUMNS = ("left_item", "right_item")
 
@@ -41,10 +45,10 @@ class RefusedInput(MlflowException, InputError):
         MlflowException.__init__(self, message, error_code=BAD_REQUEST)
 
 
-def serving_pages(pages: pa.Table) -> pd.DataFrame:
-    """Rows of the table `pages` in the form a deployed model takes."""
+def serving_pages(pages: pa.Table, wanted: tuple[str, ...] = PAGE_COLUMNS) -> pd.DataFrame:
+    """Rows of the table `pages` (or `flows`, with `FLOW_COLUMNS`) in the form a deployed model takes."""
     columns: dict[str, Any] = {}
-    for name in PAGE_COLUMNS:
+    for name in wanted:
         kind = PAGES.schema.field(name).type
         values = pages[name].cast(pa.list_(pa.int64()) if _many_times(kind) else pa.int64() if kind == TIME else kind).to_pylist()
         if pa.types.is_list(kind):
@@ -55,7 +59,10 @@ def serving_pages(pages: pa.Table) -> pd.DataFrame:
 
 
 class Deployed(PythonModel):
-    """A registered model. Pages get `scores`, a click probability for each item of `item_id` in its order; pairs get `score`."""
+    """A registered model. Pages get `scores`, a click probability for each item of `item_id` in its order; pairs get `score`.
+
+    Cuts of walks get `flow`: K unit vectors of d numbers, one after the other. A model that reads a flow carries its generator.
+    """
 
     def load_context(self, context: Any) -> None:
         """Read weights and vocabulary; called once by MLflow (which needs the parameter to be called `context`)."""
@@ -63,9 +70,10 @@ class Deployed(PythonModel):
         self.reads = describe(folder)["reads"]
         self.model = load_artifact(folder)
         self.vocabulary = Vocabulary.load(folder / VOCABULARY)
+        self.generator = Generator(folder) if self.reads == "flows" else beside(folder, self.vocabulary)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Scores of pages (columns `PAGE_COLUMNS`) or pairs (`PAIR_COLUMNS`).
+        """Scores of pages (columns `PAGE_COLUMNS`) or pairs (`PAIR_COLUMNS`), or flows of cuts (`FLOW_COLUMNS`).
 
         Raises
         ------
@@ -73,10 +81,17 @@ class Deployed(PythonModel):
         """
         if self.reads == "pairs":
             return self._pairs(model_input)
-        pages = to_pages(model_input)
-        scores = page_scores(self.model, encode_pages(pages, self.vocabulary))
+        if self.reads == "flows":
+            return self._flows(model_input)
+        encoded = encode_pages(to_pages(model_input), self.vocabulary)
+        scores = page_scores(self.model, encoded, self.generator.flow(encoded) if self.generator else None)
         ends = np.cumsum(model_input["item_id"].map(len).to_numpy(np.int64))[:-1] if len(model_input) else []
         return pd.DataFrame({"scores": [part.tolist() for part in np.split(scores, ends)] if len(model_input) else []})
+
+    def _flows(self, rows: pd.DataFrame) -> pd.DataFrame:
+        history = encode_history(to_pages(rows, FLOW_COLUMNS, (TOKENS, VISITS)), self.vocabulary)
+        found = self.generator.flow(history) if self.generator else np.zeros((0, 0, 0))
+        return pd.DataFrame({"flow": [one.ravel().astype(np.float64).tolist() for one in found]})
 
     def _pairs(self, rows: pd.DataFrame) -> pd.DataFrame:
         _need(rows, PAIR_COLUMNS)
@@ -86,14 +101,15 @@ class Deployed(PythonModel):
         return pd.DataFrame({"score": pair_scores(self.model, pairs)})
 
 
-def to_pages(rows: pd.DataFrame) -> pa.Table:
+def to_pages(rows: pd.DataFrame, wanted: tuple[str, ...] = PAGE_COLUMNS,
+             together: tuple[tuple[str, ...], ...] = (SHOWN, TOKENS, VISITS)) -> pa.Table:
     """The rows a caller sent as a table for `encode_pages`; raises RefusedInput as `Deployed.predict` does."""
-    _need(rows, PAGE_COLUMNS)
+    _need(rows, wanted)
     columns = {}
-    for name in PAGE_COLUMNS:
+    for name in wanted:
         kind = PAGES.schema.field(name).type
         columns[name] = _typed(rows, name, kind)
-    for group in (SHOWN, TOKENS, VISITS):
+    for group in together:
         length = rows[group[0]].map(len).to_numpy()
         for name in group[1:]:
             wrong = np.flatnonzero(rows[name].map(len).to_numpy() != length)

@@ -1,0 +1,215 @@
+"""A frozen generator: the flow of pages, in training and when served. Loads torch, never Spark or petastorm.
+
+An artifact of a generator is one model, or one model a fold of users (the first in the folder itself, the others below it): a user
+always gets the flow of the model that was not trained on them. Pages come encoded with the vocabulary of the model that reads the
+flow; the generator has its own, usually an older one, and finds in it every id that it knew.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from feature_store.collate import flat, jagged, lengths
+from feature_store.encoded_set import EncodedSet
+from feature_store.encoding import TOKEN_FEATURES, VISIT_DENSE, VISIT_FEATURES
+from feature_store.errors import ModelError
+from feature_store.folds import fold_of
+from feature_store.revision import source_digest
+from feature_store.vocabulary import FIELDS, Vocabulary
+from models.artifact import VOCABULARY, WEIGHTS, describe, load_artifact
+from models.nif import Nif
+
+GENERATOR = "generator"
+"""Folder of the generator inside the artifact of a model that reads its flow."""
+
+_ABOUT = "generator.json"
+_PAGES_AT_ONCE = 512
+_HISTORY = (*TOKEN_FEATURES, *VISIT_FEATURES)
+_CODE = ("feature_store.encoding", "feature_store.folds", "models.attention", "models.embeddings", "models.generator",
+         "models.layers", "models.moveline", "models.nif")
+log = logging.getLogger("moveline.train")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The model of one fold, its vocabulary, and by field its index of every index of the pages' vocabulary."""
+
+    model: Nif
+    words: Vocabulary
+    index: dict[str, np.ndarray]
+
+
+class Generator:
+    """The models of a generator artifact, in evaluation mode.
+
+    Parameters
+    ----------
+    folder : an artifact that `seal` completed. words : vocabulary that pages are encoded with; None: the generator's own.
+
+    Attributes
+    ----------
+    folds : models, one a fold of users. last_future : unix microseconds of the last item any of them was trained or validated on.
+
+    Raises
+    ------
+    ModelError : the folder is no complete generator, or the two vocabularies have different numbers of buckets.
+    """
+
+    def __init__(self, folder: str | Path, words: Vocabulary | None = None) -> None:
+        self.folder = Path(folder)
+        self.folds, self.last_future = about(folder)
+        self._parts = [self._part(part_folder(folder, fold), words) for fold in range(self.folds)]
+        self.words = words or self._parts[0].words
+
+    @staticmethod
+    def _part(folder: Path, words: Vocabulary | None) -> _Part:
+        model = load_artifact(folder)
+        if not isinstance(model, Nif):
+            raise ModelError(f"{folder}: model {model.name} gives no flow; a generator is a model that reads flows, such as nif")
+        own = Vocabulary.load(folder / VOCABULARY)
+        return _Part(model, own, _index(words or own, own))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """K and d: steps of a flow, and numbers a step."""
+        config = self._parts[0].model.config
+        return config.future, config.dim
+
+    @cached_property
+    def digest(self) -> str:
+        """Names all that the flow of a page depends on: settings, weights and vocabularies."""
+        folders = [part_folder(self.folder, fold) for fold in range(self.folds)]
+        return _digest([[describe(folder)["config"], _file_digest(folder / WEIGHTS), part.words.digest]
+                        for folder, part in zip(folders, self._parts, strict=True)])
+
+    @torch.no_grad()
+    def flow(self, pages: pa.Table) -> np.ndarray:
+        """[B, K, d] float32 flow of encoded pages (or flows): columns user_id, `moveline_*`, `visit_*` and `VISIT_DENSE`."""
+        found = np.zeros((len(pages), *self.shape), np.float32)
+        fold = fold_of(pages["user_id"], self.folds)
+        for number, part in enumerate(self._parts):
+            place = np.flatnonzero(fold == number)
+            for start in range(0, len(place), _PAGES_AT_ONCE):
+                some = place[start:start + _PAGES_AT_ONCE]
+                found[some] = _flow(part, pages.take(pa.array(some)))
+        return found
+
+
+def part_folder(folder: str | Path, fold: int) -> Path:
+    """Where the model of a fold lies in a generator's artifact."""
+    return Path(folder) if fold == 0 else Path(folder) / f"fold-{fold}"
+
+
+def seal(folder: str | Path, folds: int, last_future: int) -> None:
+    """Complete the artifact of a generator, once the models of all folds are in it."""
+    (Path(folder) / _ABOUT).write_text(json.dumps({"folds": folds, "last_future": last_future}))
+
+
+def about(folder: str | Path) -> tuple[int, int]:
+    """Number of folds of a generator, and time of the last item it was trained on. Raises ModelError when it is not complete."""
+    try:
+        found = json.loads((Path(folder) / _ABOUT).read_text())
+        return int(found["folds"]), int(found["last_future"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: no generator ({_ABOUT} is missing or damaged); run `moveline train_model` for it") from error
+
+
+def beside(artifact: str | Path, words: Vocabulary) -> Generator | None:
+    """The generator that a model's artifact carries; None for a model without one."""
+    folder = Path(artifact) / GENERATOR
+    return Generator(folder, words) if folder.is_dir() else None
+
+
+def copy_into(artifact: str | Path, generator: str | Path) -> None:
+    """Put a generator into the artifact of the model that reads its flow, so that the artifact scores raw ids alone."""
+    shutil.copytree(generator, Path(artifact) / GENERATOR, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("spec.json", "result.json", "error.txt"))
+
+
+def cached_flow(pages: EncodedSet, generator: Generator) -> Path:
+    """File (.npy) with the flow of every page of an encoded set by its row, [rows, K, d] float32; computed once.
+
+    The file lies beside the pages and is named by their bytes, the generator and its code.
+
+    Raises
+    ------
+    ModelError : the pages were encoded with another vocabulary than the generator was loaded for, or rows are missing.
+    """
+    if pages.vocabulary != generator.words.digest:
+        raise ModelError(f"{pages.folder}: encoded with another vocabulary than the generator was loaded for")
+    key = _digest({"pages": pages.digest, "generator": generator.digest, "code": source_digest(*_CODE)})
+    path = Path(pages.folder) / f"flow-{key}.npy"
+    if path.is_file():
+        return path
+    started, aside = time.perf_counter(), path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        _write(aside, pages, generator)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    log.info("flow of %d pages (%s) in %.1f s: %.0f pages/s, %d bytes a page", pages.rows, pages.name, seconds,
+             pages.rows / seconds, 4 * generator.shape[0] * generator.shape[1])
+    return path
+
+
+def _write(path: Path, pages: EncodedSet, generator: Generator) -> None:
+    out: np.ndarray = np.lib.format.open_memmap(path, "w+", np.float32, (pages.rows, *generator.shape))  # type: ignore[no-untyped-call]
+    done = 0
+    for file in pages.paths:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(_PAGES_AT_ONCE, columns=["row", "user_id", *_HISTORY, *VISIT_DENSE]):
+                table = pa.Table.from_batches([batch])
+                if not np.array_equal(table["row"].to_numpy(), np.arange(done, done + len(table))):
+                    raise ModelError(f"{file}: its rows are not numbered from {done} on; encode again")
+                out[done:done + len(table)] = generator.flow(table)
+                done += len(table)
+    if done != pages.rows:
+        raise ModelError(f"{pages.folder}: {done} pages were read, its manifest promises {pages.rows}; encode again")
+    out.flush()  # type: ignore[attr-defined]
+
+
+def _flow(part: _Part, pages: pa.Table) -> np.ndarray:
+    for name in _HISTORY:
+        field = name.split("_")[1]
+        if field in part.index:
+            offsets = np.r_[0, np.cumsum(lengths(pages, name))].astype(np.int32)
+            own = pa.ListArray.from_arrays(offsets, pa.array(part.index[field][flat(pages, name)]))
+            pages = pages.set_column(pages.column_names.index(name), name, own)
+    dense = torch.from_numpy(np.stack([flat(pages, name) for name in VISIT_DENSE], axis=1))
+    return part.model.flow(jagged(pages, _HISTORY, part.model.rows), dense).numpy()
+
+
+def _index(words: Vocabulary, own: Vocabulary) -> dict[str, np.ndarray]:
+    """By field, the index in `own` of every index of `words`: what encoding the same ids with `own` gives. Empty: they agree."""
+    if words.buckets != own.buckets:
+        raise ModelError(f"the generator's vocabulary has {own.buckets} out-of-vocabulary buckets, that of the pages "
+                         f"{words.buckets}; train the generator again")
+    return {} if words.digest == own.digest else {field: _index_of_field(words, own, field) for field in FIELDS}
+
+
+def _index_of_field(words: Vocabulary, own: Vocabulary, field: str) -> np.ndarray:
+    known, found = words.entries(field), np.zeros(words.rows(field), np.int64)
+    found[: words.buckets + 1] = np.arange(words.buckets + 1)
+    found[known["index"].to_numpy()] = own.encode(field, known["id"])
+    return found
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
