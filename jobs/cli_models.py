@@ -11,6 +11,9 @@ Model = Annotated[str, typer.Argument(help="Name of a model under `models` in th
 Day = Annotated[str, typer.Option("--ds", help="Last day of the window; empty: the newest day built.")]
 Fingerprint = Annotated[str, typer.Option("--fingerprint", help="Fingerprint of the tables, kept with the version.")]
 
+Warm = Annotated[bool, typer.Option("--warm", help="Start from the champion: known ids keep their vectors, new ones begin fresh.")]
+Processes = Annotated[int, typer.Option("--processes", help="Processes that train together, 1 to 4; the losses are the same.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -58,14 +61,18 @@ def register_version(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> N
     say(str(run(conf, model, ds or None)))
 
 
-def train_model(model: Model, conf: Conf = DEFAULT_CONF, data: Data = "", ds: Day = "", fingerprint: Fingerprint = "") -> None:
+def train_model(model: Model, conf: Conf = DEFAULT_CONF, data: Data = "", ds: Day = "", fingerprint: Fingerprint = "",
+                warm: Warm = False, processes: Processes = 1) -> None:
     """Train, evaluate and register one model on the days that end with `--ds`, and set its alias.
 
-    Example: `moveline train_model din --conf conf/simulated.yaml`
+    Tables that a version was trained on already are not trained on again, warm or not. A warm version names the one it began with
+    in its tag `warm_from`.
+
+    Example: `moveline train_model din --conf conf/simulated.yaml`, a day later `moveline train_model din --warm --processes 2`
     """
     from jobs.train_models import train_model as run
 
-    say(str(run(conf, model, ds or None, fingerprint or None)))
+    say(str(run(conf, model, ds or None, fingerprint or None, processes=processes, warm=warm)))
 
 
 def models(as_json: Json = False) -> None:

@@ -35,6 +35,7 @@ class Judged:
     ----------
     name : model name. artifact : its folder. day : last day of the window. fingerprint : of the tables and settings.
     history : a row an epoch. result : of `jobs.evaluate`. sets : encoded sets by role (train, validate, test).
+    warm_from : address of the version whose weights training began with, "" when it began fresh.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Judged:
     history: list[dict[str, Any]]
     result: Result
     sets: Mapping[str, EncodedSet]
+    warm_from: str = ""
 
 
 def register(recipe: Recipe, lake: Lake, judged: Judged, folder: str | Path, registry: Registry | None = None) -> Version:
@@ -80,6 +82,7 @@ def lineage(recipe: Recipe, lake: Lake, judged: Judged) -> dict[str, str]:
         f"digests.{train.table}": json.dumps(digests),
         "vocabulary": Vocabulary.load(judged.artifact / VOCABULARY).digest,
         "sets": json.dumps({role: {"digest": own.digest, "rows": own.rows} for role, own in judged.sets.items()}),
+        **({"warm_from": judged.warm_from} if judged.warm_from else {}),
     }
 
 

@@ -90,12 +90,17 @@ def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: 
     ModelError : no such model, a setting out of range, sets of the wrong kind or empty, a loss that is not finite.
     """
     started = time.perf_counter()
+    check_processes(processes)
     spec = spec_of(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from)
-    if not 1 <= processes <= SHARDS:
-        raise ModelError(f"processes is {processes}; a training set has {SHARDS} shards, so 1 to {SHARDS} can share it")
     launch(spec, processes, launcher)
     result = json.loads((Path(out) / _RESULT).read_text())
     return TrainResult(Path(out), result["history"], result["losses"], time.perf_counter() - started)
+
+
+def check_processes(processes: int) -> None:
+    """Raises ModelError when so many processes cannot share a training set."""
+    if not 1 <= processes <= SHARDS:
+        raise ModelError(f"processes is {processes}; a training set has {SHARDS} shards, so 1 to {SHARDS} can share it")
 
 
 def spec_of(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: Path,

@@ -20,7 +20,8 @@ from jobs.encode import encode_training
 from jobs.evaluate import evaluate, save
 from jobs.register import Judged, register
 from jobs.snapshot import Snapshot, snapshot
-from jobs.train import train
+from jobs.train import check_processes, train
+from jobs.warm import WarmStart, champion, check_fits
 from models.artifact import VOCABULARY
 from models.catalog import model_class
 from models.registry import CHAMPION, Registry, Version
@@ -58,7 +59,7 @@ class TrainedModel:
 
 
 def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint: str | None = None, *,
-                spark: Any = None, processes: int = 1) -> TrainedModel:
+                spark: Any = None, processes: int = 1, warm: bool = False) -> TrainedModel:
     """Train a model of a recipe on the days that end with `ds`, judge it, register it, and set the alias `champion`.
 
     Parameters
@@ -66,23 +67,26 @@ def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint
     ds : last day of the window; None takes the newest day of the pages. fingerprint : of the tables as the caller saw them; that
         they changed since is only noted, for what counts is what they are now.
     spark : session to encode with; None starts one when it is needed and stops it again. processes : ranks that train.
+    warm : start from the weights of the champion, whose vocabulary may have grown since; its version is kept as tag `warm_from`.
 
     Raises
     ------
-    ModelError : the recipe has no such model. TableError : days are missing; names them.
+    ModelError : the recipe has no such model, or a warm start has no champion that fits. TableError : days are missing; names them.
     """
     started = time.perf_counter()
     recipe = load_recipe(conf)
+    check_processes(processes)
     found = window_state(recipe, model, Lake(lake_root(recipe.name)), ds)
     if fingerprint and fingerprint != found.fingerprint:
         log.info("the tables changed since %s was seen: training on %s", fingerprint, found.fingerprint)
-    folder = run_folder(recipe, model, found.fingerprint)
     registry = Registry()
     version = registry.find(f"{recipe.name}-{model}", found.fingerprint)
     # A run that was cut short between registering and setting the alias is finished by `register`.
     reused = version is not None and ALIAS_NOTE in version.tags
+    start = champion(registry, f"{recipe.name}-{model}") if warm and not reused else None
+    folder = run_folder(recipe, model, found.fingerprint, start)
     if version is None or not reused:
-        version = _make(recipe, model, found, folder, registry, spark, processes)
+        version = _make(recipe, model, found, folder, registry, spark, processes, start)
     seconds = time.perf_counter() - started
     return TrainedModel(version, found.day, found.fingerprint, registry.metrics(version), folder, seconds, reused)
 
@@ -102,12 +106,17 @@ def window_state(recipe: Recipe, model: str, lake: Lake, ds: str | None) -> Snap
     return found
 
 
-def _make(recipe: Recipe, model: str, found: Snapshot, folder: Path, registry: Registry, spark: Any, processes: int) -> Version:
+def _make(recipe: Recipe, model: str, found: Snapshot, folder: Path, registry: Registry, spark: Any, processes: int,
+          start: WarmStart | None) -> Version:
     lake = Lake(lake_root(recipe.name))
     sets, vocabulary = encoded(recipe, model, lake, found.day, folder, spark)
-    trained = train(recipe, model, sets["train"], sets["validate"], folder / "model", vocabulary=vocabulary, processes=processes)
+    if start is not None:
+        check_fits(start, vocabulary)
+    trained = train(recipe, model, sets["train"], sets["validate"], folder / "model", vocabulary=vocabulary, processes=processes,
+                    warm_from=start.folder if start else None)
     result = judge(trained.folder, sets, folder, raw_root(recipe.name) / "truth" if recipe.simulator is not None else None)
-    judged = Judged(model, trained.folder, found.day, found.fingerprint, trained.history, result, sets)
+    judged = Judged(model, trained.folder, found.day, found.fingerprint, trained.history, result, sets,
+                    start.version.uri if start else "")
     return register(recipe, lake, judged, folder, registry)
 
 
@@ -131,9 +140,10 @@ def _with_spark(spark: Any, work: Callable[[Any], T]) -> T:
         session.stop()
 
 
-def run_folder(recipe: Recipe, model: str, fingerprint: str) -> Path:
+def run_folder(recipe: Recipe, model: str, fingerprint: str, start: WarmStart | None = None) -> Path:
     """Where the stages of one run lie, by what it is made from and by the code; safe to delete."""
-    return cache_root(recipe.name) / "runs" / f"{model}-{fingerprint}-{code_revision()}"
+    warm = f"-warm{start.version.version}" if start else ""
+    return cache_root(recipe.name) / "runs" / f"{model}-{fingerprint}-{code_revision()}{warm}"
 
 
 def judge(artifact: Path, sets: dict[str, EncodedSet], folder: Path, truth: Path | None) -> dict[str, Any]:

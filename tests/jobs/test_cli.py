@@ -69,6 +69,18 @@ def test_an_error_is_one_line_that_names_the_thing_and_the_fix(tmp_path, argumen
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr + done.stdout
 
 
+def test_warm_starts_and_processes_are_asked_for_on_the_command_line(monkeypatch):
+    from jobs import cli, train_models
+
+    asked = []
+    monkeypatch.setattr(train_models, "train_model", lambda *given, **named: asked.append((given, named)))
+    cli._load_commands()
+    cli.app(["train_model", "din", "--conf", "conf/simulated.yaml", "--warm", "--processes", "2"], standalone_mode=False)
+    cli.app(["train_model", "din"], standalone_mode=False)
+    assert asked == [((Path("conf/simulated.yaml"), "din", None, None), {"processes": processes, "warm": warm})
+                     for processes, warm in ((2, True), (1, False))]
+
+
 def test_an_unexpected_error_names_the_job_and_a_log_file_with_the_trace(tmp_path):
     log = tmp_path / "lake" / "shop" / "pages" / "_delta_log" / "00000000000000000000.json"
     log.parent.mkdir(parents=True)

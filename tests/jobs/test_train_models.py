@@ -1,6 +1,7 @@
 """The whole of one model on a small random log: real Delta tables, a real MLflow, real training."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,16 @@ import yaml
 from pyspark.sql import SparkSession
 
 from feature_store.contracts import PAGES
+from feature_store.encoded_set import EncodedSet
 from feature_store.errors import ModelError, TableError
 from feature_store.home import lake_root
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
+from feature_store.vocabulary import Vocabulary
 from jobs import train_models
 from jobs.train_models import train_model
+from jobs.warm import WarmStart, check_fits
+from models.artifact import VOCABULARY
 from models.registry import Registry, load
 from models.serving import serving_pages
 from tests.models.registered import IDS, raw_pages
@@ -66,12 +71,15 @@ def conf(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def write_vocabulary(spark: SparkSession, lake: Lake) -> None:
-    """Every id of `IDS`, known since the first day."""
+    """Every id of `IDS`, known since before the first day, and one item that is new on the second."""
     known = datetime(2026, 4, 30, tzinfo=UTC)
     rows = [(field, name, 5 + n, known, "2026-04-30") for field, names in IDS.items() for n, name in enumerate(names)]
+    rows.append(("item", "fresh", 5 + len(IDS["item"]), datetime(2026, 5, 2, 9, tzinfo=UTC), "2026-05-02"))
     table = lake.table("vocabulary")
-    frame = spark.createDataFrame(rows, spark_schema(table.contract.schema))
-    table.begin("2026-04-30").commit(frame, counts={"in": len(rows), "out": len(rows)}, inputs={"by": "test"})
+    for ds in ("2026-04-30", "2026-05-02"):
+        own = [row for row in rows if row[-1] == ds]
+        frame = spark.createDataFrame(own, spark_schema(table.contract.schema))
+        table.begin(ds).commit(frame, counts={"in": len(own), "out": len(own)}, inputs={"by": "test"})
 
 
 @pytest.mark.parametrize("model", ["din", "item2vec"])
@@ -112,7 +120,6 @@ def test_a_run_cut_short_before_the_alias_is_finished(conf: Path, spark: SparkSe
 
 
 def test_the_champion_scores_raw_pages_as_the_encoded_evaluation_did(conf: Path, spark: SparkSession) -> None:
-    from feature_store.encoded_set import EncodedSet
     from models.artifact import load_artifact
     from models.scoring import page_scores
 
@@ -132,3 +139,45 @@ def test_an_unknown_model_and_missing_days_are_named(conf: Path) -> None:
         train_model(conf, "dien")
     with pytest.raises(TableError, match="training needs the days 2026-05-02 to 2026-05-04; pages still lacks 2026-05-04"):
         train_model(conf, "din", "2026-05-04")
+
+
+def warm_recipe(conf: Path, name: str) -> Path:
+    """A recipe on a copy of the tables that trains on one day and tests on the next."""
+    path = conf.with_name(f"{name}.yaml")
+    models = {"item2vec": {"dim": 8, "epochs": 1, "items_a_batch": 64}}
+    path.write_text(yaml.safe_dump({**RECIPE, "name": name, "models": models, "split": {"train_days": 1, "validate_hours": 2}}))
+    shutil.copytree(lake_root("small"), lake_root(name))
+    return path
+
+
+def test_a_warm_start_goes_on_from_the_champion_with_a_grown_vocabulary_and_two_processes(
+        conf: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs import train as jobs_train
+
+    path, ranks, by_torchrun = warm_recipe(conf, "warm"), [], jobs_train._by_torchrun
+    monkeypatch.setattr(jobs_train, "_by_torchrun", lambda spec, processes: (ranks.append(processes), by_torchrun(spec, processes)))
+    with pytest.raises(ModelError, match="warm-item2vec has no version with the alias champion to start from; train one without"):
+        train_model(path, "item2vec", DAYS[1], spark=spark, warm=True)
+    first = train_model(path, "item2vec", DAYS[1], spark=spark)
+    second = train_model(path, "item2vec", DAYS[2], spark=spark, warm=True, processes=2)
+    assert (first.version.tags.get("warm_from"), second.version.tags["warm_from"]) == (None, first.version.uri) and ranks == [2]
+    assert (second.version.version, second.version.aliases) == (2, ("champion",))
+
+    old, new = (Vocabulary.load(made.folder / "model" / VOCABULARY) for made in (first, second))
+    assert "fresh" in new.entries("item")["id"].to_pylist() and "fresh" not in old.entries("item")["id"].to_pylist()
+    spec, result = (json.loads((second.folder / "model" / name).read_text()) for name in ("spec.json", "result.json"))
+    cold = jobs_train.train(train_models.load_recipe(path), "item2vec", EncodedSet.load(spec["train"]), None, tmp_path)
+    assert result["losses"][0] < cold.losses[0]  # the same first batch: what the champion had learned was taken over
+    again = train_model(path, "item2vec", DAYS[2], spark=spark, warm=True)
+    assert again.reused and again.version.version == 2
+
+
+def test_a_champion_whose_ids_mean_something_else_is_no_start(conf: Path, spark: SparkSession, tmp_path: Path) -> None:
+    first = pa.array([datetime(2026, 1, 1, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    entries = pa.table({"field": ["item"], "id": ["i1"], "index": [5], "first_time": first})
+    Vocabulary(entries, buckets=4).save(tmp_path / VOCABULARY)
+    made = train_model(conf, "item2vec", spark=spark)
+    start = WarmStart(made.version, Registry().folder(made.version))
+    check_fits(start, made.folder / "model" / VOCABULARY)
+    with pytest.raises(ModelError, match=r"item2vec/\d+ was trained with a vocabulary that is no earlier state .* without --warm"):
+        check_fits(start, tmp_path / VOCABULARY)
