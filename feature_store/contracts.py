@@ -164,12 +164,12 @@ VISITS = Contract(
     name="visits",
     row="one stay of a user in one scene, on the day it closed",
     schema=pa.schema([
-        _must("user_id", TEXT), _must("scene", TEXT), _must("entry_time", TIME), _must("closed_time", TIME),
+        _must("user_id", TEXT), _must("scene", TEXT), _must("entry_time", TIME), _must("seq", INT), _must("closed_time", TIME),
         _must("available_time", TIME), _must("dwell_ms", LONG), _must("n_shown", INT), _must("n_clicked", INT),
         _must("n_carted", INT), _must("n_tokens", INT), _many("categories", TEXT), _must("ds", TEXT),
     ]),
-    key=("user_id", "entry_time", "scene"),
-    sort=("user_id", "closed_time", "entry_time", "scene"),
+    key=("user_id", "entry_time", "seq"),  # several visits may begin in one instant: seq is their order
+    sort=("user_id", "closed_time", "entry_time", "seq"),
 )
 
 # What a row knows of its user at its cut: the same columns in pages and flows. All lists are oldest first.

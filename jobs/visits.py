@@ -71,7 +71,7 @@ def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
 
     Returns
     -------
-    The columns of the `visits` contract without `ds`.
+    The columns of the `visits` contract without `ds`; `seq` numbers the visits of a user that begin in one instant.
     """
     # The scene comes last: a page whose rows name two scenes is two steps that nothing else tells apart.
     order = ["user_id", "at", "is_page", "seq", "id", "scene"]
@@ -83,7 +83,7 @@ def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
 def _stay(gap: int, patience: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def stay(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # A piece ends where a visit ends, not where a user ends: one very active user is never gathered whole.
-        for piece in pieces(batches, lambda table: _starts(table, gap)):
+        for piece in pieces(batches, lambda table: _ends_of_instants(table, gap)):
             yield _visits_of(piece.table, piece.done, gap, patience)
 
     return stay
@@ -93,6 +93,20 @@ def _starts(table: pa.Table, gap: int) -> np.ndarray:
     at = micros(plain(table["at"]))
     starts = [changes(table["user_id"]), changes(table["scene"]), np.flatnonzero(np.diff(at) > gap) + 1]
     return np.unique(np.concatenate(starts))
+
+
+def _ends_of_instants(table: pa.Table, gap: int) -> np.ndarray:
+    """The starts of visits that do not begin in the instant of the row before: visits of one instant are numbered together."""
+    starts, at = _starts(table, gap), micros(plain(table["at"]))
+    new_user = np.isin(starts, changes(table["user_id"]))
+    return starts[new_user | (at[starts] != at[starts - 1])]
+
+
+def _numbers(user: np.ndarray, entry: np.ndarray) -> np.ndarray:
+    """[n] int32, 0, 1, 2, ... within each run of visits of one user and entry time."""
+    first = np.append(True, (np.diff(user) != 0) | (np.diff(entry) != 0))[:len(entry)]
+    place = np.arange(len(entry))
+    return (place - np.maximum.accumulate(np.where(first, place, 0))).astype(np.int32)
 
 
 def _visits_of(table: pa.Table, done: int, gap: int, patience: int) -> pa.RecordBatch:
@@ -113,7 +127,8 @@ def _visits_of(table: pa.Table, done: int, gap: int, patience: int) -> pa.Record
     sums = [pa.array(np.add.reduceat(values[:done], starts).astype(np.int32)) for values in counted]
     chosen = pa.array(starts)
     return pa.RecordBatch.from_arrays([
-        plain(table["user_id"]).take(chosen), plain(table["scene"]).take(chosen), _times(at[starts]), _times(closed),
+        plain(table["user_id"]).take(chosen), plain(table["scene"]).take(chosen), _times(at[starts]),
+        pa.array(_numbers(user[starts], at[starts])), _times(closed),
         _times(closed + patience), pa.array(dwell // 1_000), *sums,
         _top_categories(plain(table["category_id"]).slice(0, done), np.repeat(np.arange(len(starts)), ends - starts), len(starts)),
     ], schema=_SCHEMA)

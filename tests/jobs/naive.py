@@ -98,8 +98,9 @@ def naive_visits(events: list[Row], shown: list[Row], gap: int, patience: int) -
             runs[-1].append(step)
         else:
             runs.append([step])
-    return [_naive_visit(run, following[0][0] if following else None, gap, patience)
-            for run, following in zip(runs, [*runs[1:], None], strict=False)]
+    entries = [run[0][0] for run in runs]
+    return [{**_naive_visit(run, following[0][0] if following else None, gap, patience), "seq": entries[:n].count(run[0][0])}
+            for n, (run, following) in enumerate(zip(runs, [*runs[1:], None], strict=False))]
 
 
 def _naive_visit(run: list, following: datetime | None, gap: int, patience: int) -> Row:

@@ -6,6 +6,7 @@ from datetime import UTC, timedelta
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from feature_store.contracts import VISITS
 from feature_store.tables import Lake, row_digest
 from jobs import visits as job
 from tests.jobs.naive import ZERO, Row, at, by_user, ds_of, event, exposure, frame, naive_visits, random_events, recipe
@@ -49,6 +50,14 @@ def test_every_visit_is_the_one_of_the_oracle(spark: SparkSession) -> None:
     events += random_events(random.Random(2), "huge", 1_500, delay=30)
     rows = job.visits(steps_of(spark, events, shown), 400, 30)
     assert ordered(found(rows)) == ordered(expected(events, shown, 400, 30))
+
+
+def test_three_steps_of_one_instant_are_visits_with_keys_of_their_own(spark: SparkSession) -> None:
+    steps = steps_of(spark, [event("u", 5, n, event_id=f"e{n}", scene=s) for n, s in enumerate("abab")], [])
+    rows = found(job.visits(steps, 400, 30))
+    keys = [tuple(str(r[c]) for c in VISITS.key) for r in rows]
+    assert len(rows) == 4 and len(set(keys)) == 4
+    assert [r["scene"] for r in sorted(rows, key=lambda r: r["seq"])] == list("abab")
 
 
 def test_content_does_not_depend_on_partitions(spark: SparkSession) -> None:
