@@ -8,6 +8,7 @@ live on in the row of what was shown).
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -21,7 +22,10 @@ STATUS, ROW = "_status", "_row"
 OUT, SUPERSEDED, DELETED, JOINED = "out", "superseded", "deleted", "click"
 KEPT = (OUT, SUPERSEDED, DELETED, JOINED)
 MAX_ROW_CHARS, MAX_KEY_CHARS = 2_000, 200
-_UNBOUNDED = {"query", "ds"}
+MAX_FREE_BYTES = 65_536
+"""Longest free text (a query), and longest JSON of a map (attributes, labels, features), in UTF-8 bytes."""
+
+_FREE = {"query"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,10 @@ def _required(contract: Contract) -> list[Rule]:
 
 
 def _texts(contract: Contract, quality: Quality) -> list[Rule]:
-    texts = [f.name for f in contract.schema if f.type == TEXT and f.name not in _UNBOUNDED]
-    long = [Rule(f"{c}_too_long", F.octet_length(c) > quality.max_text_bytes) for c in texts]
+    texts = [f.name for f in contract.schema if f.type == TEXT and f.name != "ds"]
+    maps = [f.name for f in contract.schema if pa.types.is_map(f.type)]
+    long = [Rule(f"{c}_too_long", F.octet_length(c) > (MAX_FREE_BYTES if c in _FREE else quality.max_text_bytes)) for c in texts]
+    long += [Rule(f"{c}_too_long", F.octet_length(F.to_json(c)) > MAX_FREE_BYTES) for c in maps]
     return long + [Rule(f"{c}_not_utf8", ~F.is_valid_utf8(F.col(c))) for c in texts]
 
 
@@ -113,28 +119,37 @@ def short_json(text: Column) -> Column:
 
 
 def _versions(frame: DataFrame, contract: Contract) -> DataFrame:
-    # Of the good rows of one key the newest available stands (a delete before an upsert of the same time). The same content
-    # delivered again counts from its first arrival; an older, different version is superseded; the rest are repeats.
-    good = F.col(STATUS).isNull()
+    # Almost every key occurs once: only the others' rows go through the shuffle and the sort that tell versions apart.
+    key = F.when(F.col(STATUS).isNull(), F.xxhash64(*contract.key))  # bad rows take no part
+    keyed = frame.withColumn("_key", key)
+    again = keyed.where(F.col("_key").isNotNull()).groupBy("_key").agg(F.count("*").alias("n")).where("n > 1").select("_key")
+    alone, several = (keyed.join(again, "_key", how).drop("_key") for how in ("left_anti", "left_semi"))
+    taken = _is_delete(contract) & F.col(STATUS).isNull()
+    alone = alone.withColumn(STATUS, F.coalesce(STATUS, F.when(taken, DELETED), F.lit(OUT)))
+    return alone.unionByName(_compared(several, contract))
+
+
+def _is_delete(contract: Contract) -> Column:
+    return F.col("op") == "delete" if "op" in contract.columns else F.lit(False)
+
+
+def _compared(good: DataFrame, contract: Contract) -> DataFrame:
+    # Of the rows of one key the newest available stands (a delete before an upsert of the same time). The same content delivered
+    # again counts from its first arrival; an older, different version is superseded; the rest are repeats.
     said = [c for c in contract.columns if c not in ("ds", "available_time")]
-    content = F.xxhash64(*[hashed(F.col(c), frame.schema[c].dataType) for c in said])
-    frame = frame.withColumn("_good", good).withColumn("_content", content)
-    delete = F.col("op") == "delete" if "op" in contract.columns else F.lit(False)
-    # Bad rows are spread by what they are; they take no part.
-    key = [F.when(F.col("_good"), F.col(c)) for c in contract.key]
-    group = Window.partitionBy("_good", *key, F.when(~F.col("_good"), F.col("_content")))
+    content = F.xxhash64(*[hashed(F.col(c), good.schema[c].dataType) for c in said])
+    delete, group = _is_delete(contract), Window.partitionBy(*contract.key)
     newest = group.orderBy(F.col("available_time").desc(), delete.desc(), F.col("_content").desc())
-    frame = frame.withColumn("_top", F.first("_content").over(newest)).withColumn("_newest", F.first("available_time").over(newest))
+    frame = good.withColumn("_content", content).withColumns({
+        "_top": F.first("_content").over(newest), "_newest": F.first("available_time").over(newest),
+        "_taken": F.first(delete).over(newest)})
     same = F.col("_content") == F.col("_top")
     frame = frame.withColumn("_place", F.row_number().over(group.orderBy(same.desc(), F.col("available_time"))))
     older = ~same & (F.col("available_time") < F.col("_newest"))
-    taken = F.first(delete).over(newest) if "op" in contract.columns else F.lit(False)
-    frame = frame.withColumn("_taken", taken)
     stands, deleted = F.col("_place") == 1, F.col("_taken")
-    status = (F.when(~F.col("_good"), F.col(STATUS)).when(stands & ~deleted, F.lit(OUT))
-              .when(deleted & (stands | older), F.lit(DELETED)).when(older, F.lit(SUPERSEDED))
-              .otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
-    return frame.withColumn(STATUS, status).drop("_good", "_content", "_top", "_newest", "_place", "_taken")
+    status = (F.when(stands & ~deleted, F.lit(OUT)).when(deleted & (stands | older), F.lit(DELETED))
+              .when(older, F.lit(SUPERSEDED)).otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
+    return frame.withColumn(STATUS, status).drop("_content", "_top", "_newest", "_place", "_taken")
 
 
 def refused(frame: DataFrame, table: str, ds: str) -> DataFrame:

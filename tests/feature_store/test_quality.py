@@ -33,6 +33,8 @@ def test_each_bad_event_gets_one_reason(spark: SparkSession) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "out"), ({"user_id": None}, "null_user_id"), ({"event_time": None}, "null_event_time"),
         ({"scene": None}, "null_scene"), ({"item_id": huge}, "item_id_too_long"), ({"dwell_ms": -1}, "negative_dwell_ms"),
+        ({"query": "q" * 65_536, "attributes": {"a": "x" * 65_000, "b": "y"}}, "out"), ({"query": "ä" * 32_769}, "query_too_long"),
+        ({"attributes": {"a": "x" * 32_768, "y" * 32_768: "b"}}, "attributes_too_long"),
         ({"scene": "moon"}, "unknown_scene"),
         ({"action": "fly"}, "unknown_action"), ({"op": "merge"}, "unknown_op"), ({"event_time": late}, "time_in_future"),
         ({"event_time": NOON + timedelta(seconds=300)}, "out"), ({"user_id": None, "scene": "moon"}, "null_user_id"),
@@ -41,7 +43,7 @@ def test_each_bad_event_gets_one_reason(spark: SparkSession) -> None:
     found = {r.event_id: r[STATUS] for r in rows.collect()}
     assert found == {f"{n:02d}": fate for n, (_, fate) in enumerate(cases)}
     written = refused(rows, "events", "2026-03-02").collect()
-    assert len(written) == 10 and max(len(r.row) for r in written) <= 2_000 and {r.origin for r in written} == {"events"}
+    assert len(written) == 12 and max(len(r.row) for r in written) <= 2_000 and {r.origin for r in written} == {"events"}
     rows.unpersist()
 
 
