@@ -5,6 +5,7 @@ Each table is still committed, skipped and retried on its own, as when each job 
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -49,7 +50,8 @@ def late_days(recipe: Recipe) -> int:
 
 def _tables(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str | Path, recipe_path: str | Path) -> list[DayResult]:
     results = ingest.build(spark, recipe, lake, ds, str(data), str(recipe_path))
-    ranked: tuple[Build, ...] = (pages.build, pairs.build) if recipe.has_exposures else (_no_pages,)
+    made_pages = partial(pages.build, recipe_path=recipe_path)
+    ranked: tuple[Build, ...] = (made_pages, pairs.build) if recipe.has_exposures else (_no_pages,)
     steps: tuple[Build, ...] = (movelines.build, visits.build, vocabulary.build, *ranked, flows.build)
     for build in steps:
         made = build(spark, recipe, lake, ds)

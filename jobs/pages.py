@@ -6,6 +6,7 @@ The files of a day are one a user bucket, so that a user's pages lie together an
 """
 
 from functools import partial
+from pathlib import Path
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -92,17 +93,21 @@ def pages(rows: DataFrame, versions: DataFrame, at_click: bool = False) -> DataF
     return named.select(*wanted, *(F.col("shown")[c].alias(c) for c in _SHOWN))
 
 
-def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> list[DayResult]:
+def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, recipe_path: str | Path) -> list[DayResult]:
     """Build a day of `pages` (and of `pages_at_click`, where the recipe asks for it); a log without exposures has none.
+
+    Parameters
+    ----------
+    recipe_path : the recipe's file, for errors.
 
     Raises
     ------
     InputError : more than `quality.max_reject_share` of the exposures are refused; they are in `rejects` with origin `pages`.
     """
-    return [_build(spark, recipe, lake, ds, cut) for cut in recipe.pages.cuts] if recipe.has_exposures else []
+    return [_build(spark, recipe, lake, ds, cut, str(recipe_path)) for cut in recipe.pages.cuts] if recipe.has_exposures else []
 
 
-def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str) -> DayResult:
+def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, path: str) -> DayResult:
     days = days_until(ds, recipe.movelines.days)
     table = lake.table(_TABLES[cut])
     context = recipe.movelines.model_dump(include={"tokens", "visits", "days", "delay_s"})
@@ -123,7 +128,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str) -
         found = {r[STATUS]: (r["n"], r["pages"]) for r in rows.groupBy(STATUS).agg(
             F.count("*").alias("n"), F.approx_count_distinct("page_id").alias("pages")).collect()}
         counts = accounted_pages({k: n for k, (n, _) in found.items()})
-        _refuse(lake, ds, rows, counts, recipe)
+        _refuse(lake, ds, rows, counts, recipe, path)
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
         cuts = pages(rows, item_versions(lake.read(spark, "items", reads["items"]), ds), cut == "at_click")
         movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
@@ -154,7 +159,7 @@ def accounted_pages(statuses: dict[str, int]) -> dict[str, int]:
     return {"in": found.pop("in") + merged, "out": found.pop("out"), "merged": merged, **found}
 
 
-def _refuse(lake: Lake, ds: str, rows: DataFrame, counts: dict[str, int], recipe: Recipe) -> None:
+def _refuse(lake: Lake, ds: str, rows: DataFrame, counts: dict[str, int], recipe: Recipe, path: str) -> None:
     bad = sum(n for name, n in counts.items() if name.startswith("reject."))
     rejects = lake.table("rejects")
     if bad or rejects.day({"ds": ds, "origin": "pages"}):
@@ -163,7 +168,7 @@ def _refuse(lake: Lake, ds: str, rows: DataFrame, counts: dict[str, int], recipe
         inputs["exposures"] = day_digest(lake.table("exposures"), ds)
         build_day(rejects, ds, lambda: inputs, lambda _: Made(frame.withColumn("origin", F.lit("pages")), {"in": bad, "out": bad}),
                   origin="pages")
-    within_limit(counts, "pages", ds, recipe.quality, f"conf/{recipe.name}.yaml")
+    within_limit(counts, "pages", ds, recipe.quality, path)
 
 
 def _written(counts: dict[str, int], written: DataFrame) -> dict[str, int]:

@@ -90,6 +90,8 @@ def _build(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: st
         return module.run_day(spark, recipe, lake, day, folder, conf)
     if job == "ingest":
         return module.build(spark, recipe, lake, day, folder, conf)
+    if job == "pages":
+        return module.build(spark, recipe, lake, day, conf)
     return module.build(spark, recipe, lake, day)
 
 

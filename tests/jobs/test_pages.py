@@ -18,6 +18,7 @@ from jobs.visits import build as build_visits
 from tests.jobs.naive import DAY, ZERO, Row, at, by_user, event, exposure, frame, naive_tokens, random_events, recipe
 
 LISTS = ("item_id", "category_id", "position", "price", "viewed", "clicked", "ordered")
+CONF = "recipes/naive.yaml"
 PLAN = recipe(source={"exposures": [{"from": "log", "columns": {}}]}, movelines={"tokens": 4, "days": 2, "visit_gap_s": 600},
               quality={"max_reject_share": 1.0, "max_page_items": 12}, pages={"cuts": ["at_show", "at_click"]})
 
@@ -120,7 +121,7 @@ def test_pages_at_show_and_at_click_are_those_of_the_oracle(spark: SparkSession,
     log = random_log(1)
     fill(spark, lake, log)
     prepare(spark, lake)
-    results = job.build(spark, PLAN, lake, DAY)
+    results = job.build(spark, PLAN, lake, DAY, CONF)
     for result, at_click in zip(results, (False, True), strict=True):
         pages, counts = expected(log, at_click)
         assert (result.status, result.rows, result.counts) == ("built", len(pages), counts)
@@ -130,13 +131,13 @@ def test_pages_at_show_and_at_click_are_those_of_the_oracle(spark: SparkSession,
             assert {c: plain(found[page][c]) for c in wanted} == wanted, page
     rejects = [r.reason for r in lake.read(spark, "rejects").where("origin = 'pages'").collect()]
     assert {f"reject.{r}": rejects.count(r) for r in rejects} == {k: n for k, n in counts.items() if k.startswith("reject")}
-    assert [r.status for r in job.build(spark, PLAN, lake, DAY)] == ["skipped", "skipped"]
+    assert [r.status for r in job.build(spark, PLAN, lake, DAY, CONF)] == ["skipped", "skipped"]
 
 
 def test_a_file_is_one_row_group_and_no_user_is_in_two(spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "PAGES_A_BUCKET", 10)
     fill(spark, lake, {"exposures": random_log(2)["exposures"]})
-    job.build(spark, PLAN, lake, DAY)
+    job.build(spark, PLAN, lake, DAY, CONF)
     files = [f.removeprefix("file://") for f in lake.table("pages").files([DAY])]
     assert len(files) > job.MIN_BUCKETS and all(pq.ParquetFile(f).metadata.num_row_groups == 1 for f in files)
     tables = [pq.ParquetFile(f).read(["user_id", "shown_time"]).to_pylist() for f in files]
@@ -159,19 +160,19 @@ def test_content_does_not_depend_on_partitions_and_without_items_categories_are_
 def test_a_page_of_ten_thousand_items_is_refused_with_a_reason_and_stops_above_the_limit(spark: SparkSession, lake: Lake) -> None:
     huge = [exposure("huge", "u", 5, f"i{n}", n) for n in range(10_000)]
     fill(spark, lake, {"exposures": [*huge, exposure("p", "u", 6, "i1", 0)]})
-    result = job.build(spark, PLAN, lake, DAY)[0]
+    result = job.build(spark, PLAN, lake, DAY, CONF)[0]
     assert result.counts == {"in": 10_001, "out": 1, "merged": 0, "reject.page_too_long": 10_000} and result.rows == 1
     row = lake.read(spark, "pages").first()
     assert row.page_id == "p" and all(row[c] == [] for c in CONTEXT_COLUMNS)
     strict = PLAN.model_copy(update={"quality": PLAN.quality.model_copy(update={"max_reject_share": 0.5})})
     lake.table("exposures").begin(DAY).commit(frame(spark, "exposures", huge), counts={}, inputs={"n": "2"})
-    with pytest.raises(InputError, match=r"10000 of 10000 rows .* page_too_long 10000"):
-        job.build(spark, strict, lake, DAY)
+    with pytest.raises(InputError, match=rf"10000 of 10000 rows .* page_too_long 10000; .* rejects --conf {CONF} --ds {DAY}"):
+        job.build(spark, strict, lake, DAY, CONF)
 
 
 def test_a_log_without_exposures_has_no_pages_and_an_empty_day_none(spark: SparkSession, lake: Lake) -> None:
-    assert job.build(spark, recipe(), lake, DAY) == []
-    result = job.build(spark, PLAN, lake, DAY)[0]
+    assert job.build(spark, recipe(), lake, DAY, CONF) == []
+    result = job.build(spark, PLAN, lake, DAY, CONF)[0]
     assert (result.rows, result.counts) == (0, {"in": 0, "out": 0, "merged": 0})
 
 
@@ -179,10 +180,10 @@ def test_late_behaviour_does_not_rewrite_old_pages_but_a_row_known_that_day_does
     log = random_log(4, pages=20)
     fill(spark, lake, log)
     prepare(spark, lake)
-    job.build(spark, PLAN, lake, DAY)
+    job.build(spark, PLAN, lake, DAY, CONF)
     for seconds, status in ((86_400, "skipped"), (86_399, "unchanged")):
         late = event("u1", -10_000, 7, event_id="late", available_time=at(seconds))
         fill(spark, lake, {"events": [*log["events"], late]})
         prepare(spark, lake)
         assert lake.table("movelines").day("2026-01-04").counts["in"] == 1 + sum(e["ds"] == "2026-01-04" for e in log["events"])
-        assert job.build(spark, PLAN, lake, DAY)[0].status == status
+        assert job.build(spark, PLAN, lake, DAY, CONF)[0].status == status

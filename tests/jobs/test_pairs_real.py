@@ -23,7 +23,7 @@ def test_pair_counts_of_a_real_log_are_exact(spark: SparkSession, request: pytes
     log = request.getfixturevalue(name)
     recipe, lake = log.recipe, log.lake
     for ds in log.days:
-        pages.build(spark, recipe, lake, ds)
+        pages.build(spark, recipe, lake, ds, f"conf/{recipe.name}.yaml")
         pairs.build(spark, recipe, lake, ds)
     rows = lake.read(spark, "pairs")
     found = rows.agg(F.count("*"), F.sum((F.col("n_clicked") > 1).cast("int")), *(F.sum(k) for k in PAIR_KINDS)).first()

@@ -71,7 +71,7 @@ def check(spark: SparkSession, root: str, seed: int, delay: int, cap: int) -> No
     for ds in DAYS:
         build_movelines(spark, plan, lake, ds)
         build_visits(spark, plan, lake, ds)
-    build_pages(spark, plan, lake, DAY)
+    build_pages(spark, plan, lake, DAY, "conf/plan.yaml")
     names = [c for c in PAGES.columns if c not in ("page_id", "user_id")]
     rows = {r.page_id: [r[c] for c in names] for r in lake.read(spark, "pages").collect()}
     leaks = [n for n in range(CASES) if rows[f"a{n}-cut"] != rows[f"b{n}-cut"]]
