@@ -81,6 +81,15 @@ def flow_batch(flows: pa.Table, rows: Mapping[str, int], part: np.ndarray, pool:
                      torch.from_numpy(negative_logq), user, row, torch.from_numpy(part), time, (row >= 0).float())
 
 
+def flow_of_rows(flow: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """[len(row), K, d] the flow of some pages by their row; 0 for padding pages, whose row is -1."""
+    if not len(flow):
+        return np.zeros((len(row), *flow.shape[1:]), np.float32)
+    found = np.asarray(flow[np.maximum(row, 0)])
+    found[row < 0] = 0.0
+    return found
+
+
 def jagged(table: pa.Table, keys: Sequence[str], rows: Mapping[str, int] | None = None) -> KeyedJaggedTensor:
     """Columns of whole numbers, or of lists of them, as a KeyedJaggedTensor of stride len(table).
 

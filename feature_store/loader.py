@@ -25,6 +25,7 @@ from feature_store.collate import (
     PAGE_COLUMNS,
     PAIR_COLUMNS,
     flow_batch,
+    flow_of_rows,
     padding_flow,
     padding_page,
     padding_pair,
@@ -192,15 +193,6 @@ class PageStream(_Stream[PageBatch]):
     def _batch(self, parts: list[pa.Table], epoch: int, step: int) -> PageBatch:
         pages = pa.concat_tables(parts)
         return page_batch(pages, self._rows, None if self._flow is None else flow_of_rows(self._flow, pages["row"].to_numpy()))
-
-
-def flow_of_rows(flow: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """[len(row), K, d] the flow of some pages by their row; 0 for padding pages, whose row is -1."""
-    if not len(flow):
-        return np.zeros((len(row), *flow.shape[1:]), np.float32)
-    found = np.asarray(flow[np.maximum(row, 0)])
-    found[row < 0] = 0.0
-    return found
 
 
 class PairStream(_Stream[PairBatch]):

@@ -175,10 +175,21 @@ class Recipe(Strict):
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings; see `moveline models`")
 
+    def generator_of(self, model: str) -> str:
+        """The model whose flow this one reads, "" for none; it is trained first."""
+        return str(self.models.get(model, {}).get("generator", ""))
+
     @property
     def has_exposures(self) -> bool:
         """Whether the log says what was shown; without it there are no pages, pairs or ranking models."""
         return bool(self.source.exposures)
+
+    @model_validator(mode="after")
+    def _generators_are_named(self) -> "Recipe":
+        for model in self.models:
+            if self.generator_of(model) and self.generator_of(model) not in self.models:
+                raise ValueError(f"`models.{model}.generator` is {self.generator_of(model)!r}, which is not among the models")
+        return self
 
 
 def load_recipe(path: str | Path) -> Recipe:

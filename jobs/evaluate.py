@@ -1,7 +1,7 @@
 """Judge a trained model on a held-out encoded set, beside the baselines, and beside the truth where the log is simulated."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from feature_store.collate import flat
+from feature_store.collate import flat, flow_of_rows
 from feature_store.contracts import PAIR_KINDS
 from feature_store.encoded_set import EncodedSet
 from feature_store.errors import ModelError
@@ -20,7 +20,9 @@ from models.artifact import VOCABULARY, load_artifact
 from models.base import Model
 from models.baselines import Baselines
 from models.evaluation import Result, Shown, evaluate_pages, evaluate_pairs
+from models.generator import beside, cached_flow, part_folder
 from models.metrics import Floats, sums_by
+from models.nif import Nif
 from models.report import DataPicture
 from models.scoring import page_scores, pair_scores
 
@@ -49,13 +51,33 @@ def evaluate(artifact: str | Path, train_set: EncodedSet, test_set: EncodedSet, 
     words = Vocabulary.load(Path(artifact) / VOCABULARY)
     if model.reads == "pairs":
         return _pairs(model, train_set, test_set)
-    return _pages(model, words, train_set, test_set, Path(truth) if truth and Path(truth).is_dir() else None)
+    frozen = beside(artifact, words)
+    flow = None if frozen is None else np.load(cached_flow(test_set, frozen), mmap_mode="r", allow_pickle=False)
+    return _pages(model, words, train_set, test_set, Path(truth) if truth and Path(truth).is_dir() else None, flow)
+
+
+def evaluate_generator(artifact: str | Path, folds: Sequence[Mapping[str, EncodedSet]]) -> Result:
+    """Recall of the next items of held-out walks (`models.flow_evaluation`), over the models of all folds.
+
+    Parameters
+    ----------
+    artifact : folder of the generator. folds : for each fold its sets `train` and `test`.
+    """
+    from models.flow_evaluation import evaluate_flows, find_futures
+
+    hits = []
+    for fold, sets in enumerate(folds):
+        model = load_artifact(part_folder(artifact, fold))
+        if not isinstance(model, Nif):
+            raise ModelError(f"model {model.name} reads {model.reads}; a generator is a model that reads flows, such as nif")
+        hits.append(find_futures(model, sets["test"], sets["train"].pool))
+    return evaluate_flows(hits)
 
 
 def picture(test_set: EncodedSet, pair_counts: Mapping[str, int]) -> DataPicture:
-    """What a report shows of the data: the pages of an encoded set (none, for pairs), and pair counts."""
+    """What a report shows of the data: the pages (or cuts of walks) of an encoded set, none for pairs, and pair counts."""
     found = DataPicture(pair_counts=dict(pair_counts))
-    for part in tables(test_set, ["moveline_item", "visit_scene"]) if test_set.kind == "pages" else ():
+    for part in tables(test_set, ["moveline_item", "visit_scene"]) if test_set.kind != "pairs" else ():
         found.add_pages(part)
     return found
 
@@ -81,13 +103,14 @@ def save(result: Result, path: Path) -> None:
     aside.replace(path)
 
 
-def _pages(model: Model, words: Vocabulary, train_set: EncodedSet, test_set: EncodedSet, truth: Path | None) -> Result:
+def _pages(model: Model, words: Vocabulary, train_set: EncodedSet, test_set: EncodedSet, truth: Path | None,
+           flow: np.ndarray | None) -> Result:
     fitted = Baselines.fit(tables(train_set, _TRAIN_COLUMNS), words.buckets)
     scores: list[Floats] = []
     others: dict[str, list[Floats]] = {}
     shown: list[pa.Table] = []
     for part in tables(test_set):
-        scores.append(page_scores(model, part))
+        scores.append(page_scores(model, part, None if flow is None else flow_of_rows(flow, part["row"].to_numpy())))
         for name, own in fitted.scores(part).items():
             others.setdefault(name, []).append(own)
         shown.append(part.select(_SHOWN_COLUMNS))

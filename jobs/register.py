@@ -18,13 +18,14 @@ from feature_store.vocabulary import Vocabulary
 from jobs.evaluate import names, picture, save
 from models.artifact import VOCABULARY, describe
 from models.evaluation import Result, headline
+from models.generator import GENERATOR, Generator
 from models.registry import CHAMPION, Candidate, Registry, Version
 from models.report import report
-from models.serving import PAGE_COLUMNS, PAIR_COLUMNS, serving_pages
+from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, serving_pages
 
 PAIR_KINDS = ("co_click", "mono_click", "co_non_click")
 NO_GATE = "newest model: aliases are set without a gate so far"
-_TABLES = ("pages", "pairs", "movelines", "visits", "vocabulary")
+_TABLES = ("pages", "pairs", "flows", "movelines", "visits", "vocabulary")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Judged:
     ----------
     name : model name. artifact : its folder. day : last day of the window. fingerprint : of the tables and settings.
     history : a row an epoch. result : of `jobs.evaluate`. sets : encoded sets by role (train, validate, test).
-    warm_from : address of the version whose weights training began with, "" when it began fresh.
+    warm_from : address of the version whose weights training began with, "" when it began fresh. generator : name/version of the
+        registered generator whose flow the model reads, "" without one.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Judged:
     result: Result
     sets: Mapping[str, EncodedSet]
     warm_from: str = ""
+    generator: str = ""
 
 
 def register(recipe: Recipe, lake: Lake, judged: Judged, folder: str | Path, registry: Registry | None = None) -> Version:
@@ -83,6 +86,8 @@ def lineage(recipe: Recipe, lake: Lake, judged: Judged) -> dict[str, str]:
         "vocabulary": Vocabulary.load(judged.artifact / VOCABULARY).digest,
         "sets": json.dumps({role: {"digest": own.digest, "rows": own.rows} for role, own in judged.sets.items()}),
         **({"warm_from": judged.warm_from} if judged.warm_from else {}),
+        **({"generator": judged.generator, "generator_digest": Generator(judged.artifact / GENERATOR).digest}
+           if judged.generator else {}),
     }
 
 
@@ -91,12 +96,16 @@ def example(reads: str, lake: Lake, judged: Judged, rows: int = 3) -> pd.DataFra
     for day in reversed(judged.sets["test"].days):
         if reads == "pages" and lake.table("pages").day(day):
             return serving_pages(_head(lake, "pages", day, list(PAGE_COLUMNS), rows))
+        if reads == "flows" and lake.table("flows").day(day):
+            return serving_pages(_head(lake, "flows", day, list(FLOW_COLUMNS), rows), FLOW_COLUMNS)
         if reads == "pairs" and lake.table("pairs").day(day):
             found = _head(lake, "pairs", day, list(PAIR_COLUMNS), 100).to_pandas().explode(list(PAIR_COLUMNS)).dropna()
             if len(found):
                 return found.head(rows).reset_index(drop=True)
     empty = lake.table("pages").contract.schema.empty_table()
-    return serving_pages(empty) if reads == "pages" else pd.DataFrame({side: ["unknown"] for side in PAIR_COLUMNS})
+    if reads == "pairs":
+        return pd.DataFrame({side: ["unknown"] for side in PAIR_COLUMNS})
+    return serving_pages(empty, FLOW_COLUMNS if reads == "flows" else PAGE_COLUMNS)
 
 
 def _head(lake: Lake, name: str, day: str, columns: list[str], rows: int) -> pa.Table:

@@ -5,6 +5,7 @@ from datetime import date, timedelta
 
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake, fingerprint
+from models.kinds import READS
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,25 @@ def window(recipe: Recipe, day: str) -> list[str]:
     return [str(last - timedelta(days=n)) for n in reversed(range(count))]
 
 
+def tables_of(recipe: Recipe) -> list[str]:
+    """The tables that the models of a recipe are trained on."""
+    flows = any(READS.get(model) == "flows" for model in recipe.models)
+    return [*(["pages", "pairs"] if recipe.has_exposures else []), *(["flows"] if flows else [])]
+
+
 def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:
     """State of the tables of the window that ends with `day`."""
-    if not recipe.has_exposures:
-        return Snapshot(recipe.name, day, f"{recipe.name} logs events only (no exposures): nothing to rank, so nothing is trained")
     if not recipe.models:
         return Snapshot(recipe.name, day, f"{recipe.name} names no models under `models`: nothing is trained")
+    ranking = [model for model in recipe.models if READS.get(model) != "flows"]
+    if ranking and not recipe.has_exposures:
+        return Snapshot(recipe.name, day, f"{recipe.name} logs events only (no exposures): nothing to rank for "
+                                          f"{', '.join(ranking)}, only a generator such as nif can be trained")
     days = window(recipe, day)
     parts: dict[str, str] = {}
     rows: dict[str, int] = {}
     versions: dict[str, int] = {}
-    for name in ("pages", "pairs"):
+    for name in tables_of(recipe):
         table = lake.table(name)
         delta = table.open() if table.exists() else None
         found = {d: table.day(d, delta) for d in days} if delta else {}

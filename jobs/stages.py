@@ -7,8 +7,9 @@ from typing import Any
 from feature_store.home import lake_root, raw_root
 from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
-from jobs.train import TrainResult, train
-from jobs.train_models import encoded, judge, run_folder, window_state
+from jobs.train import TrainResult
+from jobs.train_models import Part, encoded, judge, registered_generator, run_folder, train_parts, window_state
+from models.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,15 @@ class Trained:
 
     Attributes
     ----------
-    model, day : what, and the last day of its window. result : the run. sets : its encoded training sets. truth : folder of the
-        simulator's truth, None for a real log.
+    model, day : what, and the last day of its window. result : the run. parts : its encoded training sets. truth : folder of
+        the simulator's truth, None for a real log.
     """
 
     model: str
     day: str
     folder: Path
     result: TrainResult
-    sets: dict[str, Any]
+    parts: list[Part]
     truth: Path | None
 
 
@@ -35,13 +36,14 @@ def train_stage(conf: Path, model: str, ds: str | None) -> Trained:
     lake = Lake(lake_root(recipe.name))
     found = window_state(recipe, model, lake, ds)
     folder = run_folder(recipe, model, found.fingerprint)
-    sets, vocabulary = encoded(recipe, model, lake, found.day, folder, None)
-    result = train(recipe, model, sets["train"], sets["validate"], folder / "model", vocabulary=vocabulary)
+    generator = registered_generator(recipe, model, found.fingerprint, Registry()) if recipe.generator_of(model) else None
+    parts = encoded(recipe, model, lake, found.day, folder, None)
+    result = train_parts(recipe, model, parts, folder, generator)
     truth = raw_root(recipe.name) / "truth" if recipe.simulator is not None else None
-    return Trained(model, found.day, folder, result, sets, truth)
+    return Trained(model, found.day, folder, result, parts, truth)
 
 
 def evaluate_stage(conf: Path, model: str, ds: str | None) -> dict[str, Any]:
     """Train (unless done) and judge on the test days; the result of `models.evaluation`."""
     trained = train_stage(conf, model, ds)
-    return judge(trained.result.folder, trained.sets, trained.folder, trained.truth)
+    return judge(trained.result.folder, trained.parts, trained.folder, trained.truth)

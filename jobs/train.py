@@ -25,10 +25,14 @@ from feature_store.home import cache_root
 from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
 from feature_store.tables import fingerprint
+from feature_store.vocabulary import Vocabulary
 from models.artifact import describe, grown_weights, load_weights, save_artifact
+from models.base import Model
 from models.catalog import model_class
 from models.distributed import Place, process_group
 from models.embeddings import capacities
+from models.generator import Generator, cached_flow, copy_into, refuse_in_sample
+from models.nif import Nif
 from models.trainer import Stream, Trainer
 
 SHARDS = 4
@@ -40,7 +44,11 @@ Launcher = Literal["process", "spark"]
 
 
 class Spec(BaseModel):
-    """One training run, as a rank reads it. Folders of encoded sets; see `feature_store.encoded_set`."""
+    """One training run, as a rank reads it. Folders of encoded sets; see `feature_store.encoded_set`.
+
+    A model that reads flows has a `pool` of negatives. One that reads a generator's flow names it, and the files of
+    `models.generator.cached_flow` for both sets.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,6 +63,10 @@ class Spec(BaseModel):
     out: str
     resume: bool
     stop_after: int | None = None
+    pool: str | None = None
+    generator: str | None = None
+    flow: str | None = None
+    validate_flow: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class TrainResult:
 
 def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: str | Path, *,
           vocabulary: str | Path | None = None, processes: int = 1, launcher: Launcher = "process", resume: bool = True,
-          warm_from: str | Path | None = None) -> TrainResult:
+          warm_from: str | Path | None = None, generator: str | Path | None = None) -> TrainResult:
     """Train a model of the recipe and write its artifact into `out`.
 
     A run is named by the bytes it is trained on, its settings and the code: run again, it goes on where it stopped, or is done.
@@ -83,15 +95,17 @@ def train(recipe: Recipe, model_name: str, train_set: EncodedSet, validate_set: 
     Parameters
     ----------
     vocabulary : Parquet file copied into the artifact. warm_from : artifact to start from; its tables grow to the new vocabulary.
+    generator : artifact of the generator whose flow the model reads; it becomes part of the model's artifact.
     launcher : with several processes, torchrun on this machine or TorchDistributor on Spark's.
 
     Raises
     ------
-    ModelError : no such model, a setting out of range, sets of the wrong kind or empty, a loss that is not finite.
+    ModelError : no such model, a setting out of range, sets of the wrong kind or empty, a loss that is not finite, a generator that
+        was trained on the rows that read it.
     """
     started = time.perf_counter()
     check_processes(processes)
-    spec = spec_of(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from)
+    spec = spec_of(recipe, model_name, train_set, validate_set, Path(out), vocabulary, resume, warm_from, generator)
     launch(spec, processes, launcher)
     result = json.loads((Path(out) / _RESULT).read_text())
     return TrainResult(Path(out), result["history"], result["losses"], time.perf_counter() - started)
@@ -104,7 +118,8 @@ def check_processes(processes: int) -> None:
 
 
 def spec_of(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: EncodedSet | None, out: Path,
-            vocabulary: str | Path | None, resume: bool, warm_from: str | Path | None) -> Spec:
+            vocabulary: str | Path | None, resume: bool, warm_from: str | Path | None,
+            generator: str | Path | None = None) -> Spec:
     """The run that `train` launches with these arguments; raises as it does."""
     reads = model_class(name).reads
     for part in (train_set, validate_set):
@@ -117,12 +132,26 @@ def spec_of(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: Enco
     previous = describe(warm_from)["rows"] if warm_from else None
     rows = capacities({table: size for table, size in train_set.table_rows.items() if table not in BUCKET_ROWS}, previous)
     settings = recipe.models.get(name, {})
+    ahead = _flows(train_set, validate_set, vocabulary, generator)
     key = fingerprint({"model": name, "settings": settings, "rows": rows, "train": train_set.digest, "code": code_revision(),
-                       "validate": validate_set.digest if validate_set else "", "warm": _digest(warm_from), "shards": SHARDS})
+                       "validate": validate_set.digest if validate_set else "", "warm": _digest(warm_from), "shards": SHARDS,
+                       "flow": Path(ahead["flow"]).name if ahead else ""})
     return Spec(model=name, settings=settings, rows=rows, train=str(train_set.folder), out=str(out.absolute()), resume=resume,
                 validate_on=str(validate_set.folder) if validate_set else None, vocabulary=str(vocabulary) if vocabulary else None,
-                warm_from=str(warm_from) if warm_from else None,
-                checkpoints=str(cache_root(recipe.name) / "checkpoints" / f"{name}-{key}"))
+                warm_from=str(warm_from) if warm_from else None, pool=train_set.pool if reads == "flows" else None,
+                checkpoints=str(cache_root(recipe.name) / "checkpoints" / f"{name}-{key}"), **ahead)
+
+
+def _flows(train_set: EncodedSet, validate_set: EncodedSet | None, vocabulary: str | Path | None,
+           generator: str | Path | None) -> dict[str, str]:
+    """The generator's part of a spec."""
+    if generator is None:
+        return {}
+    if vocabulary is None:
+        raise ModelError("a model that reads a generator's flow needs the vocabulary of its pages")
+    frozen, sets = Generator(generator, Vocabulary.load(vocabulary)), {"flow": train_set, "validate_flow": validate_set}
+    refuse_in_sample(frozen, [found for found in sets.values() if found])
+    return {"generator": str(generator), **{key: str(cached_flow(found, frozen)) for key, found in sets.items() if found}}
 
 
 def _digest(artifact: str | Path | None) -> str:
@@ -194,27 +223,31 @@ def run_rank(path: str) -> None:
 def _train_here(spec: Spec, place: Place) -> None:
     model = model_class(spec.model).build(spec.settings, spec.rows)
     start = grown_weights(load_weights(spec.warm_from), model) if spec.warm_from else None
-    trainer = Trainer(model, place, _stream(spec.train, spec, place, model.config.items_a_batch, model.config.seed),
-                      _stream(spec.validate_on, spec, place, model.config.items_a_batch, None) if spec.validate_on else None,
+    trainer = Trainer(model, place, _stream(spec.train, spec, place, model, model.config.seed, spec.flow),
+                      _stream(spec.validate_on, spec, place, model, None, spec.validate_flow) if spec.validate_on else None,
                       spec.checkpoints, start)
     history = trainer.fit(spec.resume, spec.stop_after)
     weights = trainer.weights()
     if place.rank == 0:
+        if spec.generator:
+            copy_into(spec.out, spec.generator)
         save_artifact(spec.out, model, weights, spec.vocabulary, {"history": history})
         result = {"history": history, "losses": trainer.progress.losses}
         (Path(spec.out) / _RESULT).write_text(json.dumps(result))
 
 
-def _stream(folder: str, spec: Spec, place: Place, items_a_batch: int, seed: int | None) -> Stream:
+def _stream(folder: str, spec: Spec, place: Place, model: Model, seed: int | None, flow: str | None) -> Stream:
     """Batches of an encoded set for this rank; without a seed, in order."""
-    from feature_store.loader import PageStream, PairStream
+    from feature_store.loader import FlowStream, PageStream, PairStream
 
     found = EncodedSet.load(folder)
-    part = -(-items_a_batch // SHARDS)
+    part = -(-model.config.items_a_batch // SHARDS)
     order: dict[str, Any] = {"rank": place.rank, "world": place.world, "shards": SHARDS, "seed": seed or 0,
                              "shuffle": seed is not None, "rows": spec.rows}
     if found.kind == "pages":
-        return PageStream(found, items_a_batch=part, **order)
+        return PageStream(found, items_a_batch=part, keep_users=getattr(model, "keeps_users", False), flow=flow, **order)
+    if isinstance(model, Nif) and spec.pool is not None:
+        return FlowStream(found, futures_a_batch=part, pool=spec.pool, negatives=model.config.negatives, **order)
     return PairStream(found, pairs_a_batch=part, **order)
 
 

@@ -11,7 +11,9 @@ import logging
 import shutil
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -135,6 +137,22 @@ def copy_into(artifact: str | Path, generator: str | Path) -> None:
     """Put a generator into the artifact of the model that reads its flow, so that the artifact scores raw ids alone."""
     shutil.copytree(generator, Path(artifact) / GENERATOR, dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("spec.json", "result.json", "error.txt"))
+
+
+def refuse_in_sample(generator: Generator, pages: Iterable[EncodedSet]) -> None:
+    """No generator may have seen the rows that read its flow: it was trained before the first of them, or on other users.
+
+    Raises
+    ------
+    ModelError : rows of a window lie at or before the last item that the generator was trained on; names the window.
+    """
+    for found in pages:
+        if generator.folds == 1 and found.rows and found.first_time <= generator.last_future:
+            last, first = (datetime.fromtimestamp(time // 10**6, UTC) for time in (generator.last_future, found.first_time))
+            raise ModelError(
+                f"window {found.name} begins at {first:%Y-%m-%d %H:%M:%S}, and the generator was trained on items up to "
+                f"{last:%Y-%m-%d %H:%M:%S}: it has seen what it would predict. Give it days of its own (split.generator_days) or "
+                "folds of users (split.generator_folds)")
 
 
 def cached_flow(pages: EncodedSet, generator: Generator) -> Path:
