@@ -195,11 +195,24 @@ class Recipe(Strict):
 def load_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe.
 
+    With the key `extends: other.yaml` (a path from the recipe's folder) it has all sections of the other recipe that it does not
+    give itself; sections are taken whole. Without a `name` of its own it works on the tables of the other.
+
     Raises
     ------
     ConfigError : the file is missing, is not YAML, or a key is unknown, missing or of the wrong type; names file and key.
     """
     path = Path(path)
+    content = _sections(path)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        raise ConfigError(f"{path}: {key}: {first['msg']}") from error
+
+
+def _sections(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; the ones that come with moveline are conf/*.yaml")
     try:
@@ -208,9 +221,9 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys `name` and `source`")
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from error
+    other = content.pop("extends", None)
+    if other is None:
+        return content
+    if not isinstance(other, str) or path.with_name(other) == path:
+        raise ConfigError(f"{path}: extends: names another recipe's file, such as simulated.yaml")
+    return _sections(path.parent / other) | content

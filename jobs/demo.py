@@ -62,7 +62,8 @@ def _clock(started: float) -> Any:
 
 
 def _events_only(recipe: Recipe) -> str:
-    return f"{recipe.name} logs events only, no exposures: it stops after movelines, vocabulary and flows"
+    trained = f", and trains {', '.join(recipe.models)}" if recipe.models else ""
+    return f"{recipe.name} logs events only, no exposures: it stops after movelines, vocabulary and flows{trained}"
 
 
 def _simulate(recipe: Recipe, conf: Path, say: Any) -> None:
@@ -127,7 +128,7 @@ def _report(recipe: Recipe, conf: Path, data: str, seconds: float) -> None:
             closed = row["all_metrics"].get("test.truth.gap_closed")
             if closed is not None:
                 out.print(f"{row['model']} closes {closed:.0%} of the log-loss gap between base rate and true click probabilities.")
-    elif recipe.has_exposures and recipe.models:
+    elif recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")
     again = f"--conf {conf}" + (f" --data {data}" if data else "")

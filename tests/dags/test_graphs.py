@@ -45,7 +45,8 @@ def test_the_compact_graphs_import_nothing_heavy_and_build_a_day_in_one_applicat
     assert seen["errors"] == {} and seen["heavy"] == []
     assert seen["order"] == {
         "moveline_daily": {"tables": ["publish"], "publish": []},
-        "train_models": {"choose": ["train_model"], "train_model": []},
+        "train_models": {"choose": ["choose_later", "train_model"], "choose_later": ["train_after_generator"],
+                         "train_model": ["train_after_generator"], "train_after_generator": []},
     }
     assert set(seen["retries"]) == {2} and set(seen["pools"]) == {"moveline"} and "None" not in seen["limits"]
     assert seen["max_active"] == [1, 1] and seen["catchup"] is False
@@ -105,6 +106,17 @@ def test_training_takes_the_newest_event_that_has_a_fingerprint(dag_modules):
               enumerate([{"fingerprint": "old"}, {"fingerprint": "new"}, {}, None])]
     assert train.newest_event(events) == {"fingerprint": "new"}
     assert train.newest_event([]) is None
+
+
+def test_what_reads_a_generator_is_trained_after_all_others(dag_modules):
+    from feature_store.recipe import Recipe
+
+    _, train = dag_modules
+    recipe = Recipe.model_validate({
+        "name": "x", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]},
+        "models": {"amen": {"generator": "nif"}, "din": {}, "nif": {}}})
+    assert train.in_order(recipe, ["amen", "din", "nif"]) == (["din", "nif"], ["amen"])
+    assert train.in_order(recipe, ["amen"]) == ([], ["amen"])
 
 
 @pytest.fixture(scope="module")
