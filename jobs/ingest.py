@@ -107,8 +107,7 @@ class Ingest:
         return {**files, "code": source_digest(*_CODE), "config": config}
 
     def _make(self, name: str, inputs: dict[str, str], held: list[DataFrame]) -> Made:
-        rows = self._judged(name).persist(StorageLevel.MEMORY_AND_DISK)
-        held.append(rows)
+        rows = self._judged(name, held)
         counts = accounted(_statuses(rows))
         good = rows.where(F.col(STATUS) == OUT)
         self._reject(name, rows, counts, inputs)
@@ -120,14 +119,15 @@ class Ingest:
             good = with_clicks(good, clicks.where(F.col(STATUS) == JOINED))
         return Made(good.withColumn("ds", F.lit(self.ds)).select(*CONTRACTS[name].columns), counts)
 
-    def _judged(self, name: str, any_day: bool = False) -> DataFrame:
+    def _judged(self, name: str, held: list[DataFrame], any_day: bool = False) -> DataFrame:
         limits, source = self.recipe.quality, self.recipe.source
         rows = self.source.rows(name, any_day, lambda frame: quality.ruled(frame, name, limits, source))
+        held.append(rows.persist(StorageLevel.MEMORY_AND_DISK))  # counted, refused, compared and written from one reading
         return quality.judged(rows, name, limits, source)
 
     def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
         """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""
-        clicks = self._judged("clicks", any_day=True)
+        clicks = self._judged("clicks", held, any_day=True)
         pages = self.wide.rows("exposures", any_day=True).where(~in_day("shown_time", self.ds)).select("page_id").distinct()
         status = placed_clicks(clicks, shown, pages, in_day("click_time", self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
         held.append(status)
