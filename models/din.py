@@ -62,7 +62,7 @@ class Din(Model):
         tokens, token_match = self._tokens(ids, vectors, shown, padded)
         visits, visit_match = self._visits(batch, ids, vectors, shown, padded)
         page = self.page(torch.cat([vectors[name] for name in _PAGE], 1)).index_select(0, shown.page)
-        same = [_equals_trigger(ids, field, shown) for field in ("item", "category")]
+        same = [equals_trigger(ids, field, shown) for field in ("item", "category")]
         dense = torch.cat([token_match, visit_match, batch.candidate_dense, *same], 1)
         summary = torch.stack([(query * other).sum(1) for other in (tokens, visits, page)], 1)
         features = torch.cat([query, vectors["candidate_position"], page, tokens, visits, query * tokens, query * page,
@@ -102,7 +102,7 @@ class Din(Model):
         return batch.clicked, batch.weight
 
 
-def _equals_trigger(ids: dict[str, JaggedTensor], field: str, shown: Jagged) -> Tensor:
+def equals_trigger(ids: Mapping[str, JaggedTensor], field: str, shown: Jagged) -> Tensor:
     """[N, 1]: 1 where the shown item has the trigger's id."""
     trigger = ids[f"trigger_{field}"].values().index_select(0, shown.page)
     return cast(Tensor, (trigger == ids[f"candidate_{field}"].values()) & (trigger > 0)).float()[:, None]

@@ -125,10 +125,13 @@ def sphere_velocity(flow: Tensor, longest: Tensor, weight: Tensor) -> Sum:
 
 
 @torch.no_grad()
-def usual_longest_step(target: Tensor, steps: Jagged, part: Tensor, share: float) -> Tensor:
-    """[R] the angle that a `share` of the steps between targets in a cut's part does not exceed; pi where a part has no step."""
+def usual_longest_step(target: Tensor, steps: Jagged, part: Tensor, weight: Tensor, share: float) -> Tensor:
+    """[R] the angle that a `share` of the steps between targets in a cut's part does not exceed; pi where a part has no step.
+
+    Cuts without weight do not count.
+    """
     padded = steps.pad(target)
-    real = steps.mask[:, 1:] & steps.mask[:, :-1]
+    real = steps.mask[:, 1:] & steps.mask[:, :-1] & (weight > 0)[:, None]
     angles, of = angle(padded[:, :-1], padded[:, 1:])[real], part[:, None].expand_as(real)[real]
     longest = torch.full((len(part),), math.pi, dtype=target.dtype, device=target.device)
     for number in torch.unique(of).tolist():

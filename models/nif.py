@@ -44,7 +44,7 @@ class NifConfig(ModelConfig):
     layers: int = Field(2, ge=1, description="of the encoder of tokens")
     visit_layers: int = Field(1, ge=1, description="of the encoder of scene visits")
     decoder_layers: int = Field(1, ge=1)
-    heads: int = Field(4, ge=1)
+    heads: int = Field(2, ge=1, description="of attention; narrow heads, below 16 columns, are slow on a CPU")
     future: int = Field(8, ge=1, description="K, the interests of a flow; futures beyond it do not count")
     rollout: bool = Field(False, description="feed each interest back for the next: K passes of the decoder in place of one")
     negatives: int = Field(1_024, ge=0, description="items drawn a step from the training futures, to tell futures apart from")
@@ -99,7 +99,7 @@ class Nif(Model):
         self.tokens = Walk(d, config.layers, config.heads, config.dropout, 100)
         self.visits = Walk(d, config.visit_layers, config.heads, config.dropout, 200)
         self.nothing = nn.Parameter(torch.randn(d) * 0.02)
-        self.steps = nn.Parameter(torch.randn(config.future, d) * 0.1)
+        self.steps = nn.Parameter(torch.randn(config.future, d) * 0.5)
         self.start = nn.Linear(d, d)
         self.again = nn.Linear(d, d) if config.rollout else None
         self.decoder = nn.ModuleList(
@@ -152,7 +152,7 @@ class Nif(Model):
                       else flat_diversity(output.flow, batch.weight, config.diversity_margin))
             parts.append((config.diversity, spread))
         if config.velocity and config.form == "sphere":
-            longest = usual_longest_step(output.target, steps, batch.part, _USUAL_SHARE)
+            longest = usual_longest_step(output.target, steps, batch.part, batch.weight, _USUAL_SHARE)
             parts.append((config.velocity, sphere_velocity(output.flow, longest, batch.weight)))
         elif config.velocity:
             matched = config.velocity_mode == "matched"

@@ -82,3 +82,23 @@ def tsp_loss(score: Array, hours: Array, pairs: list[tuple[int, int]], fade: flo
     weights = [math.exp(-abs(hours[p] - hours[n]) / fade) for p, n in pairs]
     losses = [math.log1p(math.exp(-(score[p] - score[n]))) for p, n in pairs]
     return float(np.dot(weights, losses)), float(np.sum(weights))
+
+
+def aligned(flow: Array, scale: Array, shift: Array, norm: Array, bias: Array) -> Array:
+    """[K, d] layer norm of an affine map of each step."""
+    mapped = flow @ scale.T + shift
+    return (mapped - mapped.mean(1, keepdims=True)) / np.sqrt(mapped.var(1, keepdims=True) + 1e-5) * norm + bias
+
+
+def cosines(steps: Array, end: Array) -> Array:
+    """[K] cosine of each step to one vector."""
+    return unit(steps) @ unit(end)
+
+
+def attended(query: Array, keys: Array, values: Array, heads: int) -> Array:
+    """[d] scaled dot-product attention of one query, head by head."""
+    out = []
+    for q, k, v in zip(*(np.split(x, heads, axis=-1) for x in (query, keys, values)), strict=True):
+        score = np.exp(k @ q / math.sqrt(len(q)))
+        out.append(score / score.sum() @ v)
+    return np.concatenate(out)

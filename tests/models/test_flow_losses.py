@@ -195,9 +195,13 @@ def test_the_usual_longest_step_is_the_quantile_of_each_parts_targets() -> None:
     case.steps = Jagged(torch.tensor([4, 3, 2, 4, 4, 1, 1]))
     case.target = torch.nn.functional.normalize(torch.randn(19, D), dim=1)
     ahead = case.cuts(case.target)
-    found = usual_longest_step(case.target, case.steps, case.part, 0.9).tolist()
+    found = usual_longest_step(case.target, case.steps, case.part, case.weight, 0.9).tolist()
     for rows in (range(3), range(3, 6)):
         angles = [math.acos(a @ b) for r in rows for a, b in zip(ahead[r], ahead[r][1:], strict=False)]
         expected = np.quantile(angles, 0.9, method="inverted_cdf")
         assert [found[r] for r in rows] == [pytest.approx(expected, abs=1e-5)] * 3
     assert found[6] == pytest.approx(math.pi)
+    case.weight[0] = 0
+    without = usual_longest_step(case.target, case.steps, case.part, case.weight, 0.9).tolist()
+    angles = [math.acos(a @ b) for r in (1, 2) for a, b in zip(ahead[r], ahead[r][1:], strict=False)]
+    assert without[0] == pytest.approx(np.quantile(angles, 0.9, method="inverted_cdf"), abs=1e-5)
