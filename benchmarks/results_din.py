@@ -24,7 +24,7 @@ from jobs.train import train
 
 TABLES = {"at_show": "pages", "at_click": "pages_at_click"}
 METRICS = ("ndcg_5", "gauc", "page_gauc", "auc", "log_loss", "calibration_error")
-RIVALS = ("position", "recent", "popularity", "base_rate")
+RIVALS = ("recent_position", "position", "recent", "popularity", "base_rate")
 AGAINST = ("ndcg_5", "gauc", "log_loss")
 
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-COLOURS = {"model": "#2563eb", "popularity": "#d97706", "recent": "#059669", "position": "#9333ea", "base_rate": "#9aa5b1"}
+COLOURS = {"model": "#2563eb", "popularity": "#d97706", "recent": "#059669", "position": "#9333ea",
+           "recent_position": "#db2777", "base_rate": "#9aa5b1"}
 _STYLE = {"font.size": 9, "font.family": "sans-serif", "axes.edgecolor": GRID, "axes.labelcolor": QUIET, "text.color": INK,
           "xtick.color": QUIET, "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
           "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "svg.fonttype": "none", "svg.hashsalt": "moveline",

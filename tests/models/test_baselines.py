@@ -46,8 +46,16 @@ def test_recency_is_one_over_the_tokens_since_the_item_and_zero_for_an_unseen_on
     assert recency(pages).tolist() == pytest.approx([1 / 2, 1 / 3, 1, 0, 0, 0, 0])
 
 
+def test_ties_of_recency_are_broken_by_the_click_rate_of_the_position_and_nothing_else_is() -> None:
+    found = Baselines.fit([train()], buckets=3)
+    page = encoded(moveline_item=[[5, 6]], candidate_item=[[7, 8, 5, 6]], candidate_position=[[2, 1, 2, 2]],
+                   seen_before=[[0, 0, 1, 1]])
+    score = found.scores(page)["recent_position"]
+    assert np.argsort(-score).tolist() == [3, 2, 1, 0], "the last item, the one before, then by position"
+
+
 def test_no_training_rows_give_zero_rates_and_no_error() -> None:
     found = Baselines.fit([], buckets=3)
     test = encoded(moveline_item=[[]], candidate_item=[[5]], candidate_position=[[1]], seen_before=[[0]])
     assert {name: score.tolist() for name, score in found.scores(test).items()} == {
-        "base_rate": [0.0], "popularity": [0.0], "recent": [0.0], "position": [0.0]}
+        "base_rate": [0.0], "popularity": [0.0], "recent": [0.0], "position": [0.0], "recent_position": [0.0]}
