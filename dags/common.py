@@ -33,7 +33,7 @@ TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="movelin
 _LOCAL_SPARK = {
     "spark.driver.memory": "2g", "spark.ui.enabled": "false", "spark.log.level": "WARN", "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1", "spark.sql.shuffle.partitions": "4",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",  # as in feature_store.session
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",  # as in feature_store.session
 }
 
 
