@@ -26,12 +26,13 @@ from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
 from feature_store.tables import fingerprint
 from feature_store.vocabulary import Vocabulary
-from models.artifact import describe, grown_weights, load_weights, save_artifact
+from models.artifact import Weights, describe, grown_weights, load_weights, save_artifact
 from models.base import Model
 from models.catalog import model_class
+from models.cross_stage import begun_from
 from models.distributed import Place, process_group
 from models.embeddings import capacities
-from models.generator import Generator, cached_flow, copy_into, refuse_in_sample
+from models.generator import Generator, about, cached_flow, copy_into, refuse_in_sample
 from models.nif import Nif
 from models.trainer import Stream, Trainer
 
@@ -222,10 +223,9 @@ def run_rank(path: str) -> None:
 
 def _train_here(spec: Spec, place: Place) -> None:
     model = model_class(spec.model).build(spec.settings, spec.rows)
-    start = grown_weights(load_weights(spec.warm_from), model) if spec.warm_from else None
     trainer = Trainer(model, place, _stream(spec.train, spec, place, model, model.config.seed, spec.flow),
                       _stream(spec.validate_on, spec, place, model, None, spec.validate_flow) if spec.validate_on else None,
-                      spec.checkpoints, start)
+                      spec.checkpoints, _start(spec, model))
     history = trainer.fit(spec.resume, spec.stop_after)
     weights = trainer.weights()
     if place.rank == 0:
@@ -234,6 +234,18 @@ def _train_here(spec: Spec, place: Place) -> None:
         save_artifact(spec.out, model, weights, spec.vocabulary, {"history": history})
         result = {"history": history, "losses": trainer.progress.losses}
         (Path(spec.out) / _RESULT).write_text(json.dumps(result))
+
+
+def _start(spec: Spec, model: Model) -> Weights | None:
+    """Weights to begin with: an earlier version's, else the generator's; None begins fresh.
+
+    A generator of folds gives no weights: each was trained on users whose pages the model learns from.
+    """
+    if spec.warm_from:
+        return grown_weights(load_weights(spec.warm_from), model)
+    if spec.generator and about(spec.generator)[0] == 1 and getattr(model.config, "init", True):
+        return begun_from(spec.generator, model)[0]
+    return None
 
 
 def _stream(folder: str, spec: Spec, place: Place, model: Model, seed: int | None, flow: str | None) -> Stream:
@@ -245,7 +257,7 @@ def _stream(folder: str, spec: Spec, place: Place, model: Model, seed: int | Non
     order: dict[str, Any] = {"rank": place.rank, "world": place.world, "shards": SHARDS, "seed": seed or 0,
                              "shuffle": seed is not None, "rows": spec.rows}
     if found.kind == "pages":
-        return PageStream(found, items_a_batch=part, keep_users=getattr(model, "keeps_users", False), flow=flow, **order)
+        return PageStream(found, items_a_batch=part, keep_users=model.keeps_users, flow=flow, **order)
     if isinstance(model, Nif) and spec.pool is not None:
         return FlowStream(found, futures_a_batch=part, pool=spec.pool, negatives=model.config.negatives, **order)
     return PairStream(found, pairs_a_batch=part, **order)

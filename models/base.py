@@ -34,7 +34,8 @@ class Model(nn.Module):
 
     Subclasses set `name`, `reads`, `config_type` and `features`, call `super().__init__(config, rows)` first and define
     `forward(batch) -> output` and `terms(output, batch)`. The output is one finite logit a shown item (or a pair), or a named tuple
-    of tensors; then `logits` says which of them are the logits. A generator, which reads flows, has none.
+    of tensors; then `logits` says which of them are the logits. A generator, which reads flows, has none. With `keeps_users` all
+    training pages of a user come in one micro-batch.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ class Model(nn.Module):
     reads: ClassVar[Literal["pages", "pairs", "flows"]]
     config_type: ClassVar[type[ModelConfig]]
     features: ClassVar[Mapping[str, tuple[str, ...]]] = TABLES
+    keeps_users: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, rows: Mapping[str, int]) -> None:
         super().__init__()
