@@ -224,6 +224,6 @@ def _sections(path: Path) -> dict[str, Any]:
     other = content.pop("extends", None)
     if other is None:
         return content
-    if not isinstance(other, str) or path.with_name(other) == path:
+    if not isinstance(other, str) or (path.parent / other).resolve() == path.resolve():
         raise ConfigError(f"{path}: extends: names another recipe's file, such as simulated.yaml")
     return _sections(path.parent / other) | content
