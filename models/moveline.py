@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feature_store.batch import VISIT_DENSE
@@ -12,6 +13,9 @@ from models.layers import Jagged
 _TOKEN = ("moveline_item", "moveline_category", "moveline_scene", "moveline_action")
 PLACES = 256
 """Places before the cut that are told apart."""
+
+_SHORT = 8
+"""Walks up to this length are padded alike."""
 
 
 class TokenLayer(nn.Module):
@@ -61,7 +65,17 @@ class Walk(nn.Module):
 
     def forward(self, steps: Tensor, line: Jagged, row: Tensor) -> Tensor:
         """steps [n, d], where they lie, row [B] int64 that names a row wherever it is computed -> [B, T, d]."""
-        before = (line.mask.sum(1).index_select(0, line.page) - 1 - line.place).clamp(max=PLACES - 1)
+        length = line.mask.sum(1)
+        before = (length.index_select(0, line.page) - 1 - line.place).clamp(max=PLACES - 1)
         padded = line.pad(steps + self.place.index_select(0, before))
         key = row[:, None] * 4_099 + torch.arange(line.longest, device=row.device)
-        return self.encoder(padded, key)
+        # Padding all rows to the longest would cost several times as much on real walks: rows of about one length go together.
+        group = length.clamp(min=_SHORT).double().log2().ceil()
+        rows = [(group == size).nonzero().squeeze(1) for size in torch.unique(group).tolist()]
+        parts = [self._encoded(padded, key, chosen, max(int(length[chosen].max()), 1)) for chosen in rows]
+        return torch.cat(parts).index_select(0, torch.argsort(torch.cat(rows)))
+
+    def _encoded(self, padded: Tensor, key: Tensor, rows: Tensor, longest: int) -> Tensor:
+        """[rows, T, d]; what lies beyond the longest is 0."""
+        found = self.encoder(padded.index_select(0, rows)[:, :longest], key.index_select(0, rows)[:, :longest])
+        return F.pad(found, (0, 0, 0, padded.shape[1] - longest))

@@ -9,6 +9,7 @@ from models.catalog import model_class
 from models.flow_metrics import best_cosine, pairwise_cosine, recalls
 from models.layers import Jagged
 from models.losses import global_loss
+from models.moveline import Walk
 from models.nif import Nif
 from tests.models.behaviours import CLOSE, FlowModel
 from tests.models.synthetic import ROWS, flow_batch, page_batch, select
@@ -147,3 +148,15 @@ def test_recall_counts_better_items_and_ties_but_not_the_item_itself() -> None:
 def test_collapsed_flows_have_cosine_one() -> None:
     flow = torch.nn.functional.normalize(torch.randn(3, 1, 6), dim=2).expand(-1, 5, -1)
     torch.testing.assert_close(pairwise_cosine(flow), torch.ones(3))
+
+
+def test_walks_of_any_length_are_encoded_as_if_alone() -> None:
+    walk = Walk(16, 2, 2, 0.0, 100)
+    lengths = torch.tensor([0, 1, 8, 9, 16, 17, 40, 3])
+    line, row = Jagged(lengths), torch.arange(8)
+    steps = torch.randn(line.total, 16)
+    found = walk(steps, line, row)
+    assert found.shape == (8, 40, 16)
+    for n, own in enumerate(steps.split(lengths.tolist())):
+        alone = walk(own, Jagged(lengths[n: n + 1]), row[:1])[0, : int(lengths[n])]
+        torch.testing.assert_close(found[n, : int(lengths[n])], alone, **CLOSE)
