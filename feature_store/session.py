@@ -1,12 +1,18 @@
 """The Spark session of a job, and the bridge from Arrow schemas to Spark's."""
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pyarrow as pa
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
+
+from feature_store.home import home
 
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
@@ -23,26 +29,47 @@ _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.sql.shuffle.partitions": "4",
     "spark.driver.memory": "2g",
-    # A local job lives for a minute: the second compiler costs more than it gives (a demo day: 82 s with it, 62 s without). Alone the
-    # first compiler gets 48 MB for its code; a long session fills that, and then the JVM compiles nothing more.
+    # A local job lives for a minute: the second compiler costs more than it gives (a demo day: 82 s with it, 62 s without). The
+    # first one alone gets 48 MB for its code; a long session fills that, and then the JVM compiles nothing more.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",
 }
 
 
 def spark_session(app: str) -> SparkSession:
-    """The session of one job. Under `spark-submit` the master and memory given there stay; alone it runs on `local[2]`."""
+    """The session of one job. Under `spark-submit` the master and memory given there stay; alone it runs on `local[2]`, and what
+    the JVM and its Python workers say goes to `logs/spark.log` of the state folder."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(app)
-    if "SPARK_ENV_LOADED" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ:
+    alone = "SPARK_ENV_LOADED" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ
+    if alone:
         builder = builder.master(os.environ.get("MOVELINE_MASTER", "local[2]"))
         for key, value in _LOCAL.items():
             builder = builder.config(key, value)
     for key, value in _ALWAYS.items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    with _stderr_to_log() if alone else nullcontext():
+        session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):  # they print, with a trace, what is raised as well
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
     return session
+
+
+@contextmanager
+def _stderr_to_log() -> Iterator[None]:
+    # A JVM that is started inside inherits it: its first warnings come before any of Spark's settings are read.
+    path = home() / "logs" / "spark.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def spark_schema(schema: pa.Schema) -> StructType:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
 
     Raises
     ------
-    ConfigError : not a day, or no day is given and the recipe names none.
+    ConfigError : not a day, a day to come, or no day is given and the recipe names none.
     """
     if not ds:
         if recipe.days is None:
@@ -57,6 +57,9 @@ def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
         raise ConfigError(f"--ds {ds}: {error}; a day is written 2026-05-01, several 2026-05-01..2026-05-03") from error
     if end < start:
         raise ConfigError(f"--ds {ds}: the last day lies before the first")
+    today = datetime.now(UTC).date()
+    if end > today and recipe.days is None:
+        raise ConfigError(f"--ds {ds}: {end} lies in the future, today is {today} (UTC); a log of other times names its `days`")
     return [str(date.fromordinal(n)) for n in range(start.toordinal(), end.toordinal() + 1)]
 
 
