@@ -1,5 +1,6 @@
 """`moveline train_model | train | evaluate | register | models`: training and the registry."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ Model = Annotated[str, typer.Argument(help="Name of a model under `models` in th
 Day = Annotated[str, typer.Option("--ds", help="Last day of the window; empty: the newest day built.")]
 Fingerprint = Annotated[str, typer.Option("--fingerprint", help="Fingerprint of the tables, kept with the version.")]
 
+OnlyConf = Annotated[Path | None, typer.Option("--conf", envvar="MOVELINE_CONF", help="Only models of this recipe.")]
 Warm = Annotated[bool, typer.Option("--warm", help="Start from the champion: known ids keep their vectors, new ones begin fresh.")]
 Processes = Annotated[int, typer.Option("--processes", help="Processes that train together, 1 to 4; the losses are the same.")]
 
@@ -75,21 +77,23 @@ def train_model(model: Model, conf: Conf = DEFAULT_CONF, data: Data = "", ds: Da
     say(str(run(conf, model, ds or None, fingerprint or None, processes=processes, warm=warm)))
 
 
-def models(as_json: Json = False) -> None:
+def models(conf: OnlyConf = None, as_json: Json = False) -> None:
     """Registered versions: aliases, metrics, what each was trained on.
 
-    Example: `moveline models --json`
+    Examples: `moveline models`, `moveline models --conf conf/trivago.yaml --json`
     """
     from jobs.cli_inspect import show
     from jobs.inspect_models import versions
 
-    rows = versions()
+    only = load_recipe(conf).name if conf else None
+    # A recipe's name holds no dash, so that what stands before the first is the recipe.
+    rows = [row for row in versions() if only in (None, row["model"].partition("-")[0])]
     if as_json:
         say_json(rows)
     elif rows:
         show("registered models", [{k: r[k] for k in ("model", "version", "alias", "day", "metrics")} for r in rows])
     else:
-        say("no model is registered yet; `moveline run` or `moveline train_model din` trains one")
+        say(f"no model{f' of {only}' if only else ''} is registered yet; `moveline run` or `moveline train_model din` trains one")
 
 
 def untrained(fingerprint: Fingerprint, conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:

@@ -81,6 +81,18 @@ def test_warm_starts_and_processes_are_asked_for_on_the_command_line(monkeypatch
                      for processes, warm in ((2, True), (1, False))]
 
 
+def test_models_of_one_recipe_are_listed_alone(monkeypatch, capsys, tmp_path):
+    from jobs import cli, inspect_models
+
+    rows = [{"model": name, "version": 1, "alias": "", "day": "", "metrics": ""} for name in ("shop-din", "shop_b-din", "big-din")]
+    monkeypatch.setattr(inspect_models, "versions", lambda: rows)
+    monkeypatch.delenv("MOVELINE_CONF", raising=False)
+    cli._load_commands()
+    for arguments, names in (([], ["shop-din", "shop_b-din", "big-din"]), (["--conf", str(recipe_file(tmp_path))], ["shop-din"])):
+        cli.app(["models", "--json", *arguments], standalone_mode=False)
+        assert [row["model"] for row in json.loads(capsys.readouterr().out)] == names
+
+
 def test_an_unexpected_error_names_the_job_and_a_log_file_with_the_trace(tmp_path):
     log = tmp_path / "lake" / "shop" / "pages" / "_delta_log" / "00000000000000000000.json"
     log.parent.mkdir(parents=True)
@@ -104,6 +116,8 @@ def test_days_are_one_day_a_range_or_all_of_the_recipe():
     assert days_asked(recipe(), "2026-02-28..2026-03-01") == ["2026-02-28", "2026-03-01"]
     with pytest.raises(ConfigError, match="lies before the first"):
         days_asked(recipe(), "2026-03-02..2026-03-01")
+    with pytest.raises(ConfigError, match="2999-01-01 lies in the future"):
+        days_asked(recipe(), "2026-03-02..2999-01-01")
 
 
 def test_a_real_log_needs_a_folder_that_exists(tmp_path):
