@@ -163,7 +163,7 @@ def _tasks(api: AirflowApi, dag: str, run: dict[str, Any]) -> list[TaskState]:
     if run["state"] == "queued":
         return [TaskState(label, dag, "none", None)]
     found = []
-    for task in api.tasks(dag, run["dag_run_id"]):
+    for task in sorted(api.tasks(dag, run["dag_run_id"]), key=lambda t: t.get("start_date") or "waiting"):
         index = task.get("rendered_map_index") or (task["map_index"] if task["map_index"] >= 0 else "")
         name = f"{task['task_id']} {index}".strip()
         found.append(TaskState(label, name, task["state"] or "none", task["duration"]))
