@@ -192,4 +192,4 @@ def within_limit(counts: Mapping[str, int], origin: str, ds: str, quality: Quali
     top = ", ".join(f"{k} {n}" for k, n in sorted(rejects.items(), key=lambda kv: (-kv[1], kv[0]))[:3])
     raise InputError(f"{origin}, ds={ds}: {refused_rows} of {rows} rows ({refused_rows / rows:.1%}) were rejected, above "
                      f"quality.max_reject_share = {quality.max_reject_share:.1%}: {top}; look at them with "
-                     f"`moveline tables rejects --conf {recipe_path} --ds {ds}`; nothing of this day was made visible")
+                     f"`moveline tables rejects --conf {recipe_path} --ds {ds}`; this table's day was not changed")

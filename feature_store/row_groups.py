@@ -53,7 +53,7 @@ def _of_file(file: str) -> list[RowGroup]:
             counts = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
             if "n_items" not in parquet.schema_arrow.names:
                 return [RowGroup(file, rows, rows) for rows in counts]
-            items = [sum(parquet.read_row_group(n, ["n_items"])["n_items"].to_numpy()) for n in range(parquet.num_row_groups)]
+            items = [parquet.read_row_group(n, ["n_items"])["n_items"].to_numpy().sum() for n in range(parquet.num_row_groups)]
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}); encode again") from error
     return [RowGroup(file, rows, int(n)) for rows, n in zip(counts, items, strict=True)]

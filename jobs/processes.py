@@ -37,15 +37,13 @@ def end(mark: str, first: Iterable[int] = (), grace_s: float = 6.0) -> int:
         (signal.SIGKILL, 5.0, set()),
         (signal.SIGKILL, 5.0, set()),
     ]
-    for number, wait_s, only in waves:
+    for kind, wait_s, only in waves:
         processes = marked(mark)
         if not processes:
             break
-        if number == 0 and not chosen:
-            continue
         for process in processes:
             if not only or process.pid in only:
-                _send(process, number)
+                _send(process, kind)
         _wait_gone(mark, wait_s)
     return count
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from feature_store.contracts import PAIR_KINDS
 from feature_store.encoded_set import EncodedSet
 from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
@@ -23,7 +24,6 @@ from models.registry import CHAMPION, Candidate, Registry, Version
 from models.report import report
 from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, serving_pages
 
-PAIR_KINDS = ("co_click", "mono_click", "co_non_click")
 NO_GATE = "newest model: aliases are set without a gate so far"
 _TABLES = ("pages", "pairs", "flows", "movelines", "visits", "vocabulary")
 

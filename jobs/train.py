@@ -19,14 +19,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from feature_store.batch import BUCKET_ROWS
-from feature_store.encoded_set import EncodedSet
+from feature_store.encoded_set import EncodedSet, file_digest
 from feature_store.errors import ModelError, MovelineError
 from feature_store.home import cache_root
 from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
 from feature_store.tables import fingerprint
 from feature_store.vocabulary import Vocabulary
-from models.artifact import Weights, describe, grown_weights, load_weights, save_artifact
+from models.artifact import OPTIMISER, WEIGHTS, Weights, describe, grown_weights, load_weights, save_artifact
 from models.base import Model
 from models.catalog import model_class
 from models.cross_stage import begun_from
@@ -158,7 +158,7 @@ def _flows(train_set: EncodedSet, validate_set: EncodedSet | None, vocabulary: s
 def _digest(artifact: str | Path | None) -> str:
     if artifact is None:
         return ""
-    return fingerprint({name: float(tensor.double().sum()) for name, tensor in load_weights(artifact).model.items()})
+    return fingerprint({name: file_digest(Path(artifact) / name) for name in (WEIGHTS, OPTIMISER)})
 
 
 def launch(spec: Spec, processes: int, launcher: Launcher) -> None:

@@ -9,8 +9,9 @@ from pyspark.sql import SparkSession
 from feature_store.errors import ModelError
 from feature_store.recipe import Recipe
 from jobs.train import TrainResult, launch, spec_of, train
-from models.artifact import load_artifact, load_weights
+from models.artifact import Weights, load_artifact, load_weights, save_artifact
 from tests.models.encoded import encoded_set
+from tests.models.registered import artifact
 
 SOURCE = {"inputs": {}, "events": [{"from": "a", "columns": {}}]}
 
@@ -91,3 +92,15 @@ def test_a_warm_start_takes_over_the_champions_rows(tmp_path: Path) -> None:
     first = train(recipe(item2vec={"epochs": 1}), "item2vec", pairs, None, tmp_path / "first")
     second = train(recipe(item2vec={"epochs": 1}), "item2vec", pairs, None, tmp_path / "second", warm_from=first.folder)
     assert second.losses[0] < first.losses[0]
+
+
+def test_a_warm_start_from_other_weights_of_equal_sums_is_another_run(tmp_path: Path) -> None:
+    pairs = encoded_set(tmp_path / "train", "pairs", 40)
+    folder = artifact(tmp_path, "item2vec")
+    runs = []
+    for part in ("before", "before", "after"):
+        weights = load_weights(folder).model
+        if part == "after":
+            save_artifact(folder, load_artifact(folder), Weights({name: own.flip(0) for name, own in weights.items()}, {}))
+        runs.append(spec_of(recipe(item2vec={}), "item2vec", pairs, None, tmp_path / "out", None, True, folder).checkpoints)
+    assert runs[0] == runs[1] != runs[2]
