@@ -43,15 +43,17 @@ def recipe() -> Recipe:
 
 
 def bounds(made_for: Recipe) -> tuple[datetime, datetime | None]:
-    """First and last moment a run may be for: the recipe's days, or no end for a log that runs on."""
+    """First and last moment a run may be for: the recipe's days; no end for a log that still grows."""
     if made_for.days is None:
         return ALWAYS, None
-    return _midnight(made_for.days.first), _midnight(made_for.days.last)
+    return _midnight(made_for.days.first), None if made_for.days.last is None else _midnight(made_for.days.last)
 
 
 def catches_up(made_for: Recipe, today: date | None = None) -> bool:
     """A log that still grows catches up the days it missed; a closed one is built by a backfill, when somebody asks for it."""
-    return made_for.days is not None and made_for.days.last >= (today or datetime.now(UTC).date())
+    if made_for.days is None:
+        return False  # nothing says where it would begin
+    return made_for.days.last is None or made_for.days.last >= (today or datetime.now(UTC).date())
 
 
 def _midnight(day: date) -> datetime:
@@ -115,12 +117,17 @@ def spark_job(job: str) -> SparkSubmitOperator:
 
 def ask(*arguments: str) -> Any:
     """Answer (JSON) of `moveline ARGUMENTS --json`, run by the jobs' interpreter: Airflow's own needs neither Spark nor MLflow."""
-    done = subprocess.run([PYTHON, MAIN, *arguments, "--json"], capture_output=True, text=True, check=False)
+    return json.loads(tell(*arguments, "--json").splitlines()[-1])
+
+
+def tell(*arguments: str) -> str:
+    """What `moveline ARGUMENTS` says, run by the jobs' interpreter; an error of it is one of the task."""
+    done = subprocess.run([PYTHON, MAIN, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
             done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{arguments[0]} ended with {done.returncode}"
         )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout.strip()
 
 
 def say_what_to_do(context: Any) -> None:

@@ -144,19 +144,21 @@ class Split(Strict):
 
 
 class Days(Strict):
-    """First and last day (UTC, both inclusive) that a graph builds."""
+    """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
     first: date
-    last: date
+    last: date | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "Days":
-        if self.last < self.first:
+        if self.last is not None and self.last < self.first:
             raise ValueError("`last` lies before `first`")
         return self
 
-    def __iter__(self):  # type: ignore[no-untyped-def, override]
-        return (str(self.first + timedelta(n)) for n in range((self.last - self.first).days + 1))
+    def until(self, today: date) -> list[str]:
+        """The days that are over: up to the last, or to the day before `today`."""
+        last = today - timedelta(1) if self.last is None else self.last
+        return [str(self.first + timedelta(n)) for n in range((last - self.first).days + 1)]
 
 
 class Recipe(Strict):
@@ -164,7 +166,7 @@ class Recipe(Strict):
 
     name: Slug
     source: Source
-    days: Days | None = Field(None, description="the days a demo or a bounded log has; None runs on from the day it is started")
+    days: Days | None = Field(None, description="the days of the log; None: each run says which day")
     simulator: dict[str, Any] | None = Field(None, description="settings of the simulator that writes this log")
     quality: Quality = Quality()
     movelines: Movelines = Movelines()
@@ -173,7 +175,7 @@ class Recipe(Strict):
     flows: Flows = Flows()
     split: Split = Split()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
-    models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings; see `moveline models`")
+    models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 
     def generator_of(self, model: str) -> str:
         """The model whose flow this one reads, "" for none; it is trained first."""
@@ -203,7 +205,7 @@ def load_recipe(path: str | Path) -> Recipe:
     ConfigError : the file is missing, is not YAML, or a key is unknown, missing or of the wrong type; names file and key.
     """
     path = Path(path)
-    content = _sections(path)
+    content = _sections(path, ())
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -212,11 +214,25 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ConfigError(f"{path}: {key}: {first['msg']}") from error
 
 
-def _sections(path: Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node. Raises yaml.constructor.ConstructorError for a key given twice."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for n, key in enumerate(keys) if key in keys[:n]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _sections(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in before:
+        raise ConfigError(f"{path}: extends: a recipe cannot extend itself, also not by way of others")
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; the ones that come with moveline are conf/*.yaml")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -224,6 +240,6 @@ def _sections(path: Path) -> dict[str, Any]:
     other = content.pop("extends", None)
     if other is None:
         return content
-    if not isinstance(other, str) or (path.parent / other).resolve() == path.resolve():
+    if not isinstance(other, str):
         raise ConfigError(f"{path}: extends: names another recipe's file, such as simulated.yaml")
-    return _sections(path.parent / other) | content
+    return _sections(path.parent / other, (*before, path.resolve())) | content

@@ -1,5 +1,6 @@
 """The command `moveline`. Spark, torch and MLflow are imported by the commands that need them, so that help is instant."""
 
+import logging
 import os
 import sys
 import time
@@ -99,6 +100,7 @@ def _load_commands() -> None:
 def main() -> None:
     """Run a command: an error a user can mend is one line on stderr and exit 1, wrong usage exits 2, all else leaves a log file."""
     _load_commands()
+    _log_to_stderr()
     try:
         code = app(standalone_mode=False)
     except MovelineError as error:
@@ -110,6 +112,15 @@ def main() -> None:
     except Exception as error:
         code = _unexpected(error)
     sys.exit(code or 0)
+
+
+def _log_to_stderr() -> None:
+    # What long work says of itself, such as the loss of a training, also in the log of a task and in a pipe.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("moveline")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 def _unexpected(error: Exception) -> int:

@@ -51,7 +51,7 @@ def cut_counts(movelines: DataFrame, settings: Flows) -> dict[str, int]:
 
 def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult:
     """Build a day of `flows` from the movelines and visits of that day and the days before it."""
-    days = days_until(ds, recipe.movelines.days)
+    days = days_until(ds, recipe.movelines.days + 1)  # as in jobs.pages
     context = recipe.movelines.model_dump(include={"tokens", "visits", "days", "delay_s"})
     config = {"flows": recipe.flows.model_dump(), "movelines": context}
 

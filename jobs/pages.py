@@ -108,7 +108,7 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, recipe_path:
 
 
 def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, path: str) -> DayResult:
-    days = days_until(ds, recipe.movelines.days)
+    days = days_until(ds, recipe.movelines.days + 1)  # the last `days` days before a cut begin in the middle of one
     table = lake.table(_TABLES[cut])
     context = recipe.movelines.model_dump(include={"tokens", "visits", "days", "delay_s"})
     config = {"cut": cut, "max_page_items": recipe.quality.max_page_items, "context": context}

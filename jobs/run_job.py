@@ -1,7 +1,7 @@
 """Run one job for some days: what `moveline JOB` and `spark-submit jobs/main.py JOB` both do."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from feature_store.errors import ConfigError, InputError
 from feature_store.home import lake_root, raw_root
 from feature_store.recipe import Recipe, load_recipe
+from jobs.snapshot import check_models
 
 if TYPE_CHECKING:
     from jobs.day import DayResult
@@ -49,7 +50,7 @@ def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
             raise ConfigError(
                 f"recipe {recipe.name} has no `days`: say which day to build, --ds 2026-05-01 or --ds 2026-05-01..2026-05-03"
             )
-        return [str(day) for day in recipe.days]
+        return recipe.days.until(datetime.now(UTC).date())
     first, _, last = ds.partition("..")
     try:
         start, end = date.fromisoformat(first), date.fromisoformat(last or first)
@@ -58,7 +59,7 @@ def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
     if end < start:
         raise ConfigError(f"--ds {ds}: the last day lies before the first")
     today = datetime.now(UTC).date()
-    if end > today and recipe.days is None:
+    if end > today and (recipe.days is None or recipe.days.last is None):
         raise ConfigError(f"--ds {ds}: {end} lies in the future, today is {today} (UTC); a log of other times names its `days`")
     return [str(date.fromordinal(n)) for n in range(start.toordinal(), end.toordinal() + 1)]
 
@@ -69,6 +70,7 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
     from feature_store.tables import Lake
 
     recipe = load_recipe(conf)
+    check_models(recipe, conf)
     days = days_asked(recipe, ds)
     if job in _NEED_EXPOSURES and not recipe.has_exposures:
         say(f"{job}: {recipe.name} logs events only (no exposures), nothing to build")
@@ -79,7 +81,7 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
     results: list[DayResult] = []
     try:
         for day in days:
-            for result in _as_list(_build(job, spark, recipe, lake, day, folder, conf)):
+            for result in _built(job, spark, recipe, lake, day, folder, conf):
                 results.append(result)
                 say(line(result))
     finally:
@@ -87,19 +89,17 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
     return results
 
 
-def _build(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: str | None, conf: Path) -> Any:
+def _built(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: str | None, conf: Path) -> Iterator["DayResult"]:
+    from jobs.daily import with_late_days
+
     module = import_module(f"jobs.{job}")
-    if job == "daily":
-        return module.run_day(spark, recipe, lake, day, folder, conf)
-    if job == "ingest":
-        return module.build(spark, recipe, lake, day, folder, conf)
-    if job == "pages":
-        return module.build(spark, recipe, lake, day, conf)
-    return module.build(spark, recipe, lake, day)
-
-
-def _as_list(found: Any) -> Iterable["DayResult"]:
-    return found if isinstance(found, list) else [found]
+    if job == "daily":  # which looks after the days before it by itself: each with all of its tables
+        yield from module.run_day(spark, recipe, lake, day, folder, conf)
+        return
+    more = {"ingest": (folder, conf), "pages": (conf,)}.get(job, ())
+    for due in with_late_days(recipe, lake, day):
+        found = module.build(spark, recipe, lake, due, *more)
+        yield from (r for r in (found if isinstance(found, list) else [found]) if due == day or r.status != "skipped")
 
 
 def line(result: "DayResult") -> str:

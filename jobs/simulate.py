@@ -34,7 +34,7 @@ def simulate(spark: SparkSession, recipe: Recipe, root: str | Path, partitions: 
     """
     settings = settings_of(recipe)
     days = recipe.days
-    if days is None:  # settings_of has refused this; the check is for the type alone
+    if days is None or days.last is None:  # settings_of has refused this; the check is for the type alone
         return {}
     span = range(raw.unix_day(days.first), raw.unix_day(days.last) + 1)
     root = Path(root)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from pathlib import Path
 
+from feature_store.errors import ConfigError
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake, fingerprint
 from models.kinds import READS
@@ -74,3 +76,18 @@ def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:
         versions[name] = delta.version() if delta else 0
     settings = {"split": recipe.split.model_dump_json(), "models": str(sorted(recipe.models.items()))}
     return Snapshot(recipe.name, day, "", fingerprint({**parts, **settings}), rows, versions)
+
+
+def check_models(recipe: Recipe, path: str | Path) -> None:
+    """Refuse a model that does not exist before days of work are done for it.
+
+    Raises
+    ------
+    ConfigError : a model has no such name, or reads the flow of one that is no generator. path : the recipe's file, for errors.
+    """
+    for model in recipe.models:
+        if model not in READS:
+            raise ConfigError(f"{path}: models.{model}: no model is called {model!r}; the models are {', '.join(sorted(READS))}")
+        generator = recipe.generator_of(model)
+        if generator and READS[generator] != "flows":
+            raise ConfigError(f"{path}: models.{model}.generator: {generator} gives no flows; nif does")

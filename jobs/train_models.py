@@ -95,10 +95,11 @@ def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint
 
 def window_state(recipe: Recipe, model: str, lake: Lake, ds: str | None) -> Snapshot:
     """The tables of the window that ends with `ds`. Raises as `train_model` does."""
-    model_class(model)
+    kind = model_class(model)
     if model not in recipe.models:
         known = ", ".join(recipe.models) or "none"
         raise ModelError(f"recipe {recipe.name} names no model {model!r} under `models`; it names {known}")
+    kind.checked(recipe.models[model])
     days = [day for table in tables_of(recipe)[:1] for day in lake.table(table).days()]
     if not ds and not days:
         raise TableError(f"{recipe.name} has no {(tables_of(recipe) or ['pages'])[0]} yet; build them first with `moveline daily`")

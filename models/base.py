@@ -57,15 +57,21 @@ class Model(nn.Module):
     @classmethod
     def build(cls, settings: Mapping[str, Any], rows: Mapping[str, int]) -> "Model":
         """A fresh model, the same for the same settings and rows. Raises ModelError for an unknown setting or one out of range."""
-        try:
-            config = cls.config_type.model_validate(dict(settings))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ModelError(f"model {cls.name}: setting {key}: {first['msg']}; see `moveline models`") from error
+        config = cls.checked(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return cls(config, rows)
+
+    @classmethod
+    def checked(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """The settings with their defaults. Raises ModelError for an unknown one or one out of range; names those there are."""
+        try:
+            return cls.config_type.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            known = ", ".join(cls.config_type.model_fields)
+            raise ModelError(f"model {cls.name}: setting {key}: {first['msg']}; its settings are {known}") from error
 
     def set_step(self, step: int) -> None:
         """Tell the dropout layers which step this is; their masks depend on nothing else."""

@@ -73,7 +73,7 @@ def settings_of(recipe: Recipe) -> SimulatorSettings:
     """
     if recipe.simulator is None:
         raise ConfigError(f"recipe {recipe.name}: no `simulator` section, so there is nothing to simulate; use conf/simulated.yaml")
-    if recipe.days is None:
+    if recipe.days is None or recipe.days.last is None:
         raise ConfigError(f"recipe {recipe.name}: the simulator needs `days` with `first` and `last`")
     try:
         return SimulatorSettings.model_validate(recipe.simulator)

@@ -19,11 +19,14 @@ def test_a_recipe_takes_the_sections_of_another_that_it_does_not_give(tmp_path: 
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("extends: own.yaml", r"own.yaml: extends: names another recipe's file"), ("extends: 3", "names another recipe's file"),
+    ("extends: own.yaml", r"own.yaml: extends: a recipe cannot extend itself"), ("extends: 3", "names another recipe's file"),
+    ("extends: back.yaml", r"own.yaml: extends: a recipe cannot extend itself"),
+    ("name: a\nmodels: {din: {dim: 8, dim: 16}}", "own.yaml: not readable as YAML: .*key 'dim' is given twice"),
     ("extends: gone.yaml", "gone.yaml: no such recipe"), ("extends: base.yaml\nmodel: {}", "own.yaml: model: Extra inputs"),
 ])
 def test_a_recipe_that_extends_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "back.yaml").write_text("extends: own.yaml")
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(tmp_path / "own.yaml")

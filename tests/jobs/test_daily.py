@@ -15,6 +15,7 @@ from feature_store.home import lake_root
 from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
 from jobs.daily import NO_EXPOSURES, run_day
+from jobs.run_job import run_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE, TWO = "2026-01-05", "2026-01-06"
@@ -96,10 +97,27 @@ def test_a_day_is_built_in_order_once_and_late_rows_reach_the_day_they_belong_to
     assert tokens and tokens[0]
 
 
+def test_a_job_of_one_table_brings_the_day_before_up_to_date_too(
+        spark: SparkSession, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the cluster profile runs them: one application a table, each for one day."""
+    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(SparkSession, "stop", lambda _: None)
+    path = conf(tmp_path, exposures=False)
+
+    def run(ds: str) -> list[tuple[str, str, str]]:
+        jobs = [run_tables(job, path, str(data), ds, lambda _: None) for job in ("ingest", "movelines")]
+        return [(r.table, r.ds, r.status) for results in jobs for r in results]
+
+    assert run(ONE) == [("events", ONE, "built"), ("movelines", ONE, "built")]
+    assert run(ONE) == [("events", ONE, "skipped"), ("movelines", ONE, "skipped")]
+    put(data, "events", TWO, [event(99, "u0", f"{ONE} 10:05:00", "late", f"{TWO} 03:00:00")])
+    assert run(TWO) == [(table, ds, "built") for table in ("events", "movelines") for ds in (ONE, TWO)]
+
+
 def test_a_log_without_exposures_stops_after_movelines_visits_vocabulary_and_flows_and_says_so(
         spark: SparkSession, lake: Lake, tmp_path: Path, data: Path) -> None:
     path = conf(tmp_path, exposures=False)
-    results = run_day(spark, load_recipe(path), lake, ONE, data, path)
+    results = list(run_day(spark, load_recipe(path), lake, ONE, data, path))
     assert [r.table for r in results] == ["events", "movelines", "visits", "vocabulary", "pages", "flows"]
     assert {r.table for r in results if r.status != "built"} == {"pages"}
     assert next(r.note for r in results if r.table == "pages") == NO_EXPOSURES
@@ -141,7 +159,7 @@ def test_executors_in_processes_of_their_own_build_the_same_tables(
     assert "WARN" in (tmp_path / "logs" / "spark.log").read_text()  # what Spark says is kept, and not in a user's way
     assert len(list((home / "work").glob("*/*"))) == 2  # two executors were started
 
-    run_day(spark, load_recipe(path), lake, ONE, data, path)
+    list(run_day(spark, load_recipe(path), lake, ONE, data, path))
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
     cluster = Lake(lake_root("tiny"))
     digests = {name: [lake_of.table(name).day(ONE) for lake_of in (lake, cluster)] for name in [*ALL, "items", "users"]}

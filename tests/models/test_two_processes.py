@@ -75,7 +75,7 @@ def test_item2vec_by_torchrun_with_two_processes_equals_one(tmp_path: Path, monk
 
 def test_what_a_rank_raises_is_one_line(tmp_path: Path) -> None:
     pages = encoded_set(tmp_path / "train", "pages", 40)
-    with pytest.raises(ModelError, match=r"^model din: setting depth: Extra inputs are not permitted; see `moveline models`$"):
+    with pytest.raises(ModelError, match=r"^model din: setting depth: Extra inputs are not permitted; its settings are dim, "):
         train(recipe(din={"depth": 3}), "din", pages, None, tmp_path / "out", processes=2)
 
 
