@@ -8,14 +8,21 @@ from typing import Any
 import httpx
 
 from feature_store.errors import MovelineError
+from feature_store.home import home
 from jobs.airflow_env import password_file
 
 _TRIES = 6
 _BUSY = (500, 503)
+_PAGE = 100
+"""Rows of one answer: Airflow gives no more, whatever is asked for."""
 
 
 class AirflowError(MovelineError):
     """Airflow refused a request, or a run failed."""
+
+
+class NoAnswerError(AirflowError):
+    """Airflow cannot be reached, or lets nobody in yet; it may later."""
 
 
 class AirflowApi:
@@ -29,10 +36,20 @@ class AirflowApi:
         try:
             password = json.loads(password_file().read_text())["admin"]
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"no password for `admin` in {password_file()} yet") from error
-        answer = httpx.post(f"{self.url}/auth/token", json={"username": "admin", "password": password}, timeout=20)
-        answer.raise_for_status()
-        self._token = answer.json()["access_token"]
+            raise NoAnswerError(
+                f"no password for `admin` of {self.url} in {password_file()}; `moveline down`, then `moveline up` writes one"
+            ) from error
+        try:
+            answer = httpx.post(f"{self.url}/auth/token", json={"username": "admin", "password": password}, timeout=20)
+            answer.raise_for_status()
+            self._token = answer.json()["access_token"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: Exception) -> NoAnswerError:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return NoAnswerError(f"Airflow at {self.url} does not answer ({reason}); see its logs in {home() / 'logs'}, or start it "
+                             "again with `moveline down` and `moveline up`")
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """One request below /api/v2; the answer's JSON.
@@ -40,13 +57,16 @@ class AirflowApi:
         Raises
         ------
         AirflowError : Airflow answered with an error; the message names the request and Airflow's reason.
-        httpx.HTTPError : it does not answer.
+        NoAnswerError : it cannot be reached; the message names the address.
         """
         for attempt in range(_TRIES):
             if not self._token:
                 self._sign_in()
-            answer = httpx.request(method, f"{self.url}/api/v2{path}", json=body, params=query or None, timeout=60,
-                                   headers={"Authorization": f"Bearer {self._token}"})
+            try:
+                answer = httpx.request(method, f"{self.url}/api/v2{path}", json=body, params=query or None, timeout=60,
+                                       headers={"Authorization": f"Bearer {self._token}"})
+            except httpx.HTTPError as error:
+                raise self._no_answer(error) from error
             if attempt == _TRIES - 1:
                 break
             if answer.status_code == 401:
@@ -104,13 +124,17 @@ class AirflowApi:
         for backfill in self.call("GET", "/backfills", dag_id=dag)["backfills"]:
             if backfill["completed_at"] is None:
                 self.call("PUT", f"/backfills/{backfill['id']}/cancel")
-        for run in self.runs(dag):
-            if run["state"] in ("queued", "running"):
-                self.call("PATCH", f"/dags/{dag}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+        for run in self.runs(dag, state=["queued", "running"]):
+            self.call("PATCH", f"/dags/{dag}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
-    def runs(self, dag: str) -> list[dict[str, Any]]:
-        """Newest runs of a DAG, newest first."""
-        return list(self.call("GET", f"/dags/{dag}/dagRuns", limit=100, order_by="-run_after")["dag_runs"])
+    def runs(self, dag: str, **where: Any) -> list[dict[str, Any]]:
+        """All runs of a DAG that meet some filters of Airflow's, oldest first: a run made while pages are read comes last."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.call("GET", f"/dags/{dag}/dagRuns", limit=_PAGE, offset=len(found), order_by="run_after", **where)
+            found += page["dag_runs"]
+            if len(page["dag_runs"]) < _PAGE:
+                return found
 
     def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
         """Task instances of one run."""

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import httpx
-
-from jobs.airflow_api import AirflowApi, AirflowError
+from jobs.airflow_api import AirflowApi, AirflowError, NoAnswerError
 
 DAILY, TRAIN = "moveline_daily", "train_models"
 _DONE = ("success", "failed")
 _POLL_S = 2.0
 _LIMIT_S = 6 * 3600.0
 _TRAIN_APPEARS_S = 90.0
+_SILENT_S = 300.0
 _SHOWN_LINES = 15
 
 
@@ -129,18 +128,22 @@ def run_days(url: str, days: Iterable[str], shown: Display) -> list[dict[str, An
 def _follow(api: AirflowApi, days: set[str], started: datetime, shown: Display) -> list[dict[str, Any]]:
     stop = time.monotonic() + _LIMIT_S
     daily_done_at: float | None = None
+    answered, span = time.monotonic(), {"logical_date_gte": f"{min(days)}T00:00:00Z", "logical_date_lte": f"{max(days)}T23:59:59Z"}
     while time.monotonic() < stop:
         try:
-            daily = [r for r in api.runs(DAILY) if (r["logical_date"] or "")[:10] in days]
-            training = [r for r in api.runs(TRAIN) if _moment(r["run_after"]) >= started]
+            daily = [r for r in api.runs(DAILY, **span) if (r["logical_date"] or "")[:10] in days]
+            training = api.runs(TRAIN, run_after_gte=started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
             tasks = [t for r in sorted(daily, key=lambda r: r["logical_date"]) for t in _tasks(api, DAILY, r)]
             tasks += [t for r in training for t in _tasks(api, TRAIN, r)]
-        except httpx.HTTPError:
+        except NoAnswerError:
+            if time.monotonic() - answered > _SILENT_S:
+                raise
             time.sleep(_POLL_S)  # the web server is busy; asked again
             continue
+        answered = time.monotonic()
         shown.show(tasks)
         _raise_on_failure(api, [(DAILY, r) for r in daily] + [(TRAIN, r) for r in training])
-        if len(daily) == len(days) and all(r["state"] in _DONE for r in daily):
+        if days == {r["logical_date"][:10] for r in daily} and all(r["state"] in _DONE for r in daily):
             daily_done_at = daily_done_at or time.monotonic()
             expected = any(t.task == "publish" and t.state == "success" for t in tasks)
             late = time.monotonic() - daily_done_at > _TRAIN_APPEARS_S
@@ -152,10 +155,6 @@ def _follow(api: AirflowApi, days: set[str], started: datetime, shown: Display) 
                 return training
         time.sleep(_POLL_S)
     raise AirflowError(f"the runs did not end within {_LIMIT_S / 3600:.0f} hours; look at {api.url}")
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _tasks(api: AirflowApi, dag: str, run: dict[str, Any]) -> list[TaskState]:
@@ -188,7 +187,7 @@ def log_tail(api: AirflowApi, dag: str, run: str, task: dict[str, Any]) -> str:
     path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task['task_id']}/logs/{max(1, task['try_number'])}"
     try:
         content = api.call("GET", path, map_index=task["map_index"], full_content="true")["content"]
-    except (AirflowError, httpx.HTTPError) as error:
+    except AirflowError as error:
         return f"(its log cannot be read: {error})"
     lines = [str(c["event"]) if isinstance(c, dict) else str(c) for c in content]
     errors = [text for text in lines if "error:" in text]

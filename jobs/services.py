@@ -14,7 +14,7 @@ import psutil
 from feature_store.errors import MovelineError
 from feature_store.home import home
 from jobs import airflow_env, processes
-from jobs.airflow_api import AirflowApi
+from jobs.airflow_api import AirflowApi, NoAnswerError
 
 AIRFLOW_PORT = 8080
 MLFLOW_PORT = 5000
@@ -178,7 +178,7 @@ def _healthy(airflow: str) -> bool:
 def _answers(check: Callable[[], bool]) -> bool:
     try:
         return check()
-    except (httpx.HTTPError, OSError, KeyError, ValueError):
+    except (httpx.HTTPError, NoAnswerError, OSError, KeyError, ValueError):
         return False  # not listening yet
 
 
