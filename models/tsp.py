@@ -60,7 +60,8 @@ def pairs_on_a_page(batch: PageBatch, most: int = MOST) -> ItemPairs:
 def tsp(score: Tensor, pairs: ItemPairs) -> tuple[Tensor, Tensor]:
     """Sum and weight of -log sigmoid(score of the clicked item - score of the other); score [N] of the shown items.
 
-    Variant A scores with the logits, variant B with what the moveline adds to them (the lift).
+    Variant A scores with the logits. Variant B scores with what the user's walk adds to them: the logits less those of the same
+    item when nothing is known of the user. This reading of B needs one more forward a batch, and none a pair.
     """
     difference = score.index_select(0, pairs.clicked) - score.index_select(0, pairs.other)
     return (F.softplus(-difference) * pairs.weight).sum(), pairs.weight.sum()

@@ -195,7 +195,8 @@ class FlowModel(AnyModel):
         return flow_batch(8, seed)
 
     def learning(self) -> dict[str, object]:
-        return {"dropout": 0.0, "id_dropout": 0.0, "diversity": 0.0, "velocity": 0.0, "temperature": 0.2, "dim": 16, "future": 4}
+        return {"dropout": 0.0, "id_dropout": 0.0, "diversity": 0.0, "velocity": 0.0, "temperature": 0.2, "dim": 16, "layers": 1,
+                "future": 4}
 
     def values(self, model: Model, batch: Batch) -> Tensor:
         return model(batch).flow
