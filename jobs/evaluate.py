@@ -31,13 +31,15 @@ _TRAIN_COLUMNS = ["candidate_item", "candidate_position", "clicked", "weight"]
 _SHOWN_COLUMNS = ["page_id", "user_id", "scenario", "candidate_item", "candidate_position", "clicked", "weight"]
 
 
-def evaluate(artifact: str | Path, train_set: EncodedSet, test_set: EncodedSet, truth: str | Path | None = None) -> Result:
+def evaluate(artifact: str | Path, train_set: EncodedSet, test_set: EncodedSet, truth: str | Path | None = None,
+             flow: str | Path | None = None) -> Result:
     """Metrics of a model with intervals (`models.evaluation`).
 
     Parameters
     ----------
     artifact : folder of the model, with its vocabulary. train_set : rows the baselines count. test_set : rows to judge on.
     truth : folder `truth` of a simulated log; ignored when it does not exist.
+    flow : file with another flow of the test pages than that of the artifact's own generator (an ablation).
 
     Raises
     ------
@@ -52,8 +54,9 @@ def evaluate(artifact: str | Path, train_set: EncodedSet, test_set: EncodedSet, 
     if model.reads == "pairs":
         return _pairs(model, train_set, test_set)
     frozen = beside(artifact, words)
-    flow = None if frozen is None else np.load(cached_flow(test_set, frozen), mmap_mode="r", allow_pickle=False)
-    return _pages(model, words, train_set, test_set, Path(truth) if truth and Path(truth).is_dir() else None, flow)
+    file = cached_flow(test_set, frozen) if frozen and flow is None else flow
+    ahead = None if file is None else np.load(file, mmap_mode="r", allow_pickle=False)
+    return _pages(model, words, train_set, test_set, Path(truth) if truth and Path(truth).is_dir() else None, ahead)
 
 
 def evaluate_generator(artifact: str | Path, folds: Sequence[Mapping[str, EncodedSet]]) -> Result:

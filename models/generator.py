@@ -108,6 +108,19 @@ class Generator:
         return found
 
 
+    @torch.no_grad()
+    def items(self, users: pa.Array, item: pa.Array, category: pa.Array) -> np.ndarray:
+        """[n, d] unit vectors of items by raw id, as the targets of the models of some users (all arrays have n values)."""
+        found, fold = np.zeros((len(users), self.shape[1]), np.float32), fold_of(users, self.folds)
+        for number, part in enumerate(self._parts):
+            place = np.flatnonzero(fold == number)
+            if not len(place):
+                continue
+            ids = (part.words.encode(name, own.take(pa.array(place))) for name, own in (("item", item), ("category", category)))
+            found[place] = part.model.items(*(torch.from_numpy(i) for i in ids)).numpy()
+        return found
+
+
 def part_folder(folder: str | Path, fold: int) -> Path:
     """Where the model of a fold lies in a generator's artifact."""
     return Path(folder) if fold == 0 else Path(folder) / f"fold-{fold}"

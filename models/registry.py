@@ -102,6 +102,7 @@ class Registry:
 
     def folder(self, version: Version) -> Path:
         """Local copy of a version's artifact (`models.artifact`), e.g. to start training from it."""
+        mlflow.set_tracking_uri(self.uri)  # to the address it is given MLflow adds a look into the one that is set
         local = mlflow.artifacts.download_artifacts(artifact_uri=version.uri, tracking_uri=self.uri)
         # The first is the model's own: one that it carries lies deeper.
         found = sorted(Path(local).rglob("model.json"), key=lambda path: len(path.parts))
@@ -135,7 +136,7 @@ class Registry:
         described = describe(candidate.folder)
         mlflow.set_tracking_uri(self.uri)
         try:
-            with mlflow.start_run(experiment_id=self._experiment(candidate.experiment), run_name=candidate.name,
+            with mlflow.start_run(experiment_id=self.experiment(candidate.experiment), run_name=candidate.name,
                                   tags=_texts({**candidate.tags, FINGERPRINT: candidate.fingerprint})) as run:
                 self._log(candidate)
                 logged = _log_model(candidate, described["reads"])
@@ -161,7 +162,8 @@ class Registry:
         made = mlflow.register_model(uri, candidate.name, tags=tags)
         return Version(candidate.name, int(made.version), run_id, candidate.fingerprint, (), tags)
 
-    def _experiment(self, name: str) -> str:
+    def experiment(self, name: str) -> str:
+        """Id of an experiment; it is made when there is none of this name."""
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return found.experiment_id

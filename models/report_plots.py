@@ -78,6 +78,20 @@ def by_scenario(scenarios: Mapping[str, Any], metric: str = "auc") -> str:
         return _svg(figure)
 
 
+def differences(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
+    """Differences (name, mean, low, high) with their intervals, a line each, beside a line at 0."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.6, max(1.4, 0.34 * len(rows) + 0.8))
+        axes.axvline(0.0, color=QUIET, linewidth=1)
+        for place, (_, mean, low, high) in enumerate(rows[::-1]):
+            axes.plot([low, high], [place, place], color=COLOURS["model"], linewidth=2, alpha=0.4)
+            axes.plot(mean, place, "o", color=COLOURS["model"], markersize=5)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows[::-1]])
+        axes.grid(axis="y", visible=False)
+        axes.set(xlabel=f"{label}, 95 % interval")
+        return _svg(figure)
+
+
 def histogram(counts: Mapping[int, int], label: str) -> str:
     """Pages by length (already counted)."""
     with matplotlib.rc_context(_STYLE):

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 import yaml
 from pyspark.sql import SparkSession
 
-from feature_store.contracts import FLOWS
+from feature_store.contracts import FLOWS, MOVELINES
 from feature_store.encoded_set import EncodedSet
 from feature_store.errors import ConfigError, ModelError, TableError
 from feature_store.home import lake_root
@@ -54,6 +54,19 @@ def day_of_flows(ds: str, seed: int) -> pa.Table:
     return pa.Table.from_pylist(list(unique.values()), schema=FLOWS.schema)
 
 
+def day_of_movelines(ds: str, seed: int) -> pa.Table:
+    """What four users did on a day, every half an hour; some tokens have no item."""
+    draw, start = np.random.default_rng(seed + 100), datetime.fromisoformat(ds).replace(tzinfo=UTC)
+    rows = []
+    for user in range(4):
+        times = [start + timedelta(minutes=30 * n + user) for n in range(40)]
+        some = {field: [str(i) for i in draw.choice(IDS[field], 40)] for field in ("scene", "action", "item", "category")}
+        rows.append({"user_id": f"u{user}", "event_time": times, "available_time": times, "scene": some["scene"],
+                     "action": some["action"], "item_id": [None if draw.random() < 0.2 else i for i in some["item"]],
+                     "category_id": some["category"], "dwell_ms": [None] * 40, "n_tokens": 40, "n_over_cap": 0, "ds": ds})
+    return pa.Table.from_pylist(rows, schema=MOVELINES.schema)
+
+
 @pytest.fixture(scope="module")
 def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder in which three days of pages, pairs and flows are built for the recipe `small`, and of flows for `events`."""
@@ -66,7 +79,8 @@ def root(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         recipe = load_recipe(conf(folder, "small", RANKED, {}, {"nif": NIF}))
         lake = Lake(lake_root("small"))
         for seed, ds in enumerate(DAYS):
-            for table, made in (("pages", day_of_pages(ds, seed)), ("flows", day_of_flows(ds, seed))):
+            for table, made in (("pages", day_of_pages(ds, seed)), ("flows", day_of_flows(ds, seed)),
+                                ("movelines", day_of_movelines(ds, seed))):
                 frame = spark.createDataFrame(made, spark_schema(made.schema))
                 lake.table(table).begin(ds).commit(frame, counts={}, inputs={"seed": str(seed)}, arranged=True)
             pairs.build(spark, recipe, lake, ds)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -53,12 +54,13 @@ def candidates(state: Path) -> dict[str, Path]:
     return {name: state / "made" / name for name in ("din", "item2vec")}
 
 
-def test_a_version_carries_signature_example_weights_vocabulary_requirements_and_tags(candidates: dict[str, Path]) -> None:
+def test_a_version_carries_signature_example_weights_vocabulary_and_tags(candidates: dict[str, Path], tmp_path: Path) -> None:
     registry = Registry()
     made = registry.register(candidate(candidates["din"]))
     found = registry.versions("small-din")
     assert [v.version for v in found] == [1] and found[0] == made
     assert made.tags == {"day": "2026-05-01", "fingerprint": "f1"}
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")  # as in a process that logged elsewhere, or nothing yet
     folder = registry.folder(made)
     assert set(load_file(folder / "weights.safetensors")) and (folder / "vocabulary.parquet").is_file()
     root = folder.parents[1]
