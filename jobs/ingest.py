@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,11 @@ from feature_store.raw_inputs import explained
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
 from feature_store.sources import OWN_TIME, Source, in_day
-from feature_store.tables import Lake
-from jobs.day import DayResult, Made, build_day
+from feature_store.tables import Lake, union_all
+from jobs.day import DayResult, Made, build_day, day_start, days_until
 
 _CODE = ("feature_store.contracts", "feature_store.quality", "feature_store.raw_inputs", "feature_store.sources", "jobs.ingest")
-NOT_SHOWN, _ELSEWHERE = "click_not_shown", "elsewhere"
+NOT_SHOWN, OUTSIDE, _ELSEWHERE = "click_not_shown", "outside_day", "elsewhere"
 
 
 def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, recipe_path: str) -> list[DayResult]:
@@ -122,8 +123,24 @@ class Ingest:
     def _judged(self, name: str, held: list[DataFrame], any_day: bool = False) -> DataFrame:
         limits, source = self.recipe.quality, self.recipe.source
         rows = self.source.rows(name, any_day, lambda frame: quality.ruled(frame, name, limits, source))
+        if not any_day:
+            rows = union_all([rows, *self._outside(name)])
         held.append(rows.persist(StorageLevel.MEMORY_AND_DISK))  # counted, refused, compared and written from one reading
         return quality.judged(rows, name, limits, source)
+
+    def _outside(self, name: str) -> Iterator[DataFrame]:
+        """Rows of the day's own folders that no day would take: of a later day, or too long before it. They have a status."""
+        limits, raw = self.recipe.quality, self.recipe.source
+        alone = {key: spec.model_copy(update={"late_days": 0}) for key, spec in raw.inputs.items()}
+        for mapping in getattr(raw, name):
+            recipe = self.recipe.model_copy(update={"source": raw.model_copy(update={"inputs": alone, name: [mapping]})})
+            source = Source(self.spark, recipe, self.data, self.ds, self.path)
+            spec = raw.inputs[source.inputs_of(name)[0]]
+            if "{ds}" in spec.path:
+                rows = source.rows(name, True, lambda frame: quality.ruled(frame, name, limits, raw))
+                own, first = F.col(OWN_TIME[name]), days_until(self.ds, spec.late_days + 1)[0]
+                outside = (own < F.lit(day_start(first))) | (own >= F.lit(day_start(self.ds) + timedelta(1)))
+                yield rows.where(outside).withColumn(STATUS, F.coalesce(STATUS, F.lit(OUTSIDE)))
 
     def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
         """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""

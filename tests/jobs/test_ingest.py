@@ -56,6 +56,21 @@ def test_hostile_rows_become_rejects_and_the_rest_goes_on(spark: SparkSession, l
     assert again.status == "skipped" and again.counts == result.counts
 
 
+def test_rows_of_a_days_folder_that_no_day_would_take_are_refused(
+        spark: SparkSession, lake: Lake, tmp_path: Path, write: Write) -> None:
+    days = ["2026-02-27", "2026-02-28", "2026-03-01", DS, NEXT]
+    rows = [(f"{n}", "u", f"{day} 10:00:00", "a", "5") for n, day in enumerate(days)]
+    write(f"log/ds={DS}", [*rows, *events(4)], LOG)
+    content = recipe({"log": {"path": "log/ds={ds}", "late_days": 2}})
+    [result] = build(spark, content, lake, DS, str(tmp_path), "conf/t.yaml")
+    # Two days back the run of that day reads this folder; what lies further back, or ahead, has no other chance to be seen.
+    assert result.counts == {"in": 7, "out": 5, "reject.outside_day": 2}
+    assert {r.row_key for r in lake.read(spark, "rejects").collect()} == {"0", "4"}
+    write("log/ds=2026-02-28", events(1, "2026-02-28"), LOG)
+    [earlier] = build(spark, content, lake, "2026-02-28", str(tmp_path), "conf/t.yaml")
+    assert earlier.counts == {"in": 2, "out": 2}
+
+
 def test_too_many_rejects_show_the_rejects_and_nothing_else(spark: SparkSession, lake: Lake, tmp_path: Path, write: Write) -> None:
     write("log", [*events(1), ("b", None, f"{DS} 11:00:00", "a", "1")], LOG)
     with pytest.raises(InputError, match=r"events, ds=2026-03-02: 1 of 2 rows \(50.0%\) were rejected.*null_user_id 1"):
