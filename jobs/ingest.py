@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, r
     run = Ingest(spark, recipe, lake, ds, data, recipe_path)
     try:
         with one_line_errors(f"recipe {recipe_path}, ds={ds}"):
-            notes = run.malformed()
+            notes = [*run.malformed(), *run.beyond()]
             results = [run.table(name) for name in run.source.tables() if name != "clicks"]
     finally:
         run.release()
@@ -80,6 +80,13 @@ class Ingest:
         """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
         names = sorted({i for t in self.source.tables() for i in self.source.inputs_of(t)})
         return list(filter(None, (self._malformed_of(name) for name in names)))
+
+    def beyond(self) -> list[str]:
+        """On the recipe's first day: how many rows of a log in one piece lie outside the recipe's days, which no run will read."""
+        days = self.recipe.days
+        if days is None or self.ds != str(days.first):
+            return []
+        return list(filter(None, (self._beyond_of(name, str(days.first), str(days.last or date.max)) for name in self.source.tables())))
 
     def release(self) -> None:
         """Free what was kept for several tables."""
@@ -141,6 +148,15 @@ class Ingest:
                 own, first = F.col(OWN_TIME[name]), days_until(self.ds, spec.late_days + 1)[0]
                 outside = (own < F.lit(day_start(first))) | (own >= F.lit(day_start(self.ds) + timedelta(1)))
                 yield rows.where(outside).withColumn(STATUS, F.coalesce(STATUS, F.lit(OUTSIDE)))
+
+    def _beyond_of(self, name: str, first: str, last: str) -> str:
+        if any("{ds}" in self.recipe.source.inputs[i].path for i in self.source.inputs_of(name)):
+            return ""
+        day = F.to_date(OWN_TIME[name]).cast("string")
+        found = self.source.rows(name, True).where((day < first) | (day > last)).agg(F.count("*"), F.min(day), F.max(day)).first()
+        if not found or not found[0]:
+            return ""
+        return f"{found[0]} rows of {name} ({found[1]} to {found[2]}) lie outside the recipe's days {first} to {last}: never read"
 
     def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
         """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""

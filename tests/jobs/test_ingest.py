@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from feature_store.errors import InputError, MovelineError
-from feature_store.recipe import Recipe
+from feature_store.recipe import Days, Recipe
 from feature_store.tables import Lake
 from jobs.ingest import build
 
@@ -54,6 +54,16 @@ def test_hostile_rows_become_rejects_and_the_rest_goes_on(spark: SparkSession, l
     assert '"dwell":"long"' in rejects["bad_dwell_ms"].row
     [again] = build(spark, recipe(), lake, DS, str(tmp_path), "conf/t.yaml")
     assert again.status == "skipped" and again.counts == result.counts
+
+
+def test_rows_outside_the_days_of_a_recipe_are_told_of_once(
+        spark: SparkSession, lake: Lake, tmp_path: Path, write: Write) -> None:
+    write("log", [*events(3), *events(2, "2026-01-01"), *events(1, "2026-05-01")], LOG)
+    content = recipe().model_copy(update={"days": Days.model_validate({"first": DS, "last": NEXT})})
+    notes = [build(spark, content, lake, day, str(tmp_path), "conf/t.yaml")[0].note for day in (DS, NEXT)]
+    assert notes[0] == ("3 rows of events (2026-01-01 to 2026-05-01) lie outside the recipe's days 2026-03-02 to 2026-03-03: "
+                        "never read")
+    assert "outside" not in notes[1]
 
 
 def test_rows_of_a_days_folder_that_no_day_would_take_are_refused(
