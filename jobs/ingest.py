@@ -86,7 +86,8 @@ class Ingest:
         days = self.recipe.days
         if days is None or self.ds != str(days.first):
             return []
-        return list(filter(None, (self._beyond_of(name, str(days.first), str(days.last or date.max)) for name in self.source.tables())))
+        first, last = str(days.first), str(days.last or date.max)
+        return list(filter(None, (self._beyond_of(name, first, last) for name in self.source.tables())))
 
     def release(self) -> None:
         """Free what was kept for several tables."""
