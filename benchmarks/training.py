@@ -1,8 +1,8 @@
 """Training steps a second of the ranking models, and of the generator, on synthetic batches in memory: one process, one thread.
 
 `PYTHONPATH=. python benchmarks/training.py` prints a line a model: pages/s (cuts/s), shown items/s (futures/s), ms a step, and its
-share of din's pages/s. A page has a moveline of 50 tokens, 12 visits and 25 shown items; three pages a user. Models take turns, so
-that whatever else runs on the machine slows all of them.
+share of din's pages/s. A page has a moveline of 50 tokens, 12 visits and 25 shown items; three pages a user. Seconds are those of
+the processor and models take turns, so that it counts little what else runs on the machine.
 """
 
 import os
@@ -60,9 +60,9 @@ class Pace:
         """Some steps."""
         self.trainer.wrapped.train()
         for batch in self.batches:
-            start = time.perf_counter()
+            start = time.process_time()
             self.trainer.step(batch)
-            self.seconds.append(time.perf_counter() - start)
+            self.seconds.append(time.process_time() - start)
 
 
 def main() -> None:
