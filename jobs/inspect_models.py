@@ -1,8 +1,9 @@
 """What the registry holds, as plain rows."""
 
+from pathlib import Path
 from typing import Any
 
-from feature_store.home import home, tracking_uri
+from feature_store.home import tracking_uri
 
 FINGERPRINT_TAG = "fingerprint"
 _SHOWN = 6
@@ -10,12 +11,24 @@ BASELINES = ("popularity", "base_rate")
 
 
 def versions() -> list[dict[str, Any]]:
-    """One row a registered version, newest first: model, version, alias, day, fingerprint, metrics, tags."""
+    """One row a registered version, newest first: model, version, alias, day, fingerprint, metrics, tags.
+
+    Raises ModelError when MLflow cannot be reached.
+    """
+    from models.tracking import ask, reaching
+
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return []
+    ask(uri)
+    with reaching(uri):
+        return _versions(uri)
+
+
+def _versions(uri: str) -> list[dict[str, Any]]:
     from mlflow import MlflowClient
 
-    if tracking_uri().startswith("sqlite") and not (home() / "mlflow.db").is_file():
-        return []
-    client = MlflowClient(tracking_uri())
+    client = MlflowClient(uri)
     rows = []
     for model in client.search_registered_models():
         by_version: dict[str, list[str]] = {}

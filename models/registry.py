@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import mlflow
 import pandas as pd
@@ -22,6 +23,7 @@ from feature_store.contracts import PAGES
 from feature_store.errors import ModelError
 from feature_store.home import home, tracking_uri
 from models.artifact import describe
+from models.tracking import ask, reaching
 
 CHAMPION = "champion"
 FINGERPRINT = "fingerprint"
@@ -31,6 +33,8 @@ _PACKAGES = ("mlflow", "torch", "torchrec", "fbgemm-gpu-cpu", "numpy", "pandas",
              "psutil", "rich")
 _CODE = Path(__file__).resolve().parent
 _MAX_TAG = 5_000
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,31 @@ class Version:
         return f"models:/{self.name}/{self.version}"
 
 
+def _reached(method: Callable[Concatenate["Registry", P], R]) -> Callable[Concatenate["Registry", P], R]:
+    """Errors of MLflow in a method are a ModelError that names the address."""
+    @wraps(method)
+    def asked(self: "Registry", /, *given: P.args, **named: P.kwargs) -> R:
+        with reaching(self.uri):
+            return method(self, *given, **named)
+
+    return asked
+
+
 class Registry:
-    """The registry behind a tracking address (default: `home.tracking_uri()`)."""
+    """The registry behind a tracking address (default: `home.tracking_uri()`).
+
+    Its methods raise ModelError when MLflow cannot be reached or refuses; the message names the address.
+    """
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or tracking_uri()
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(self.uri)
+        ask(self.uri)
+        with reaching(self.uri):
+            if self.uri.startswith("sqlite:///"):
+                Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self.client = MlflowClient(self.uri)
 
+    @_reached
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, newest first; empty when it was never registered."""
         found = self.client.search_model_versions(f"name='{name}'")
@@ -100,6 +120,7 @@ class Registry:
         """The version an alias points to, or None."""
         return next((v for v in self.versions(name) if alias in v.aliases), None)
 
+    @_reached
     def folder(self, version: Version) -> Path:
         """Local copy of a version's artifact (`models.artifact`), e.g. to start training from it."""
         mlflow.set_tracking_uri(self.uri)  # to the address it is given MLflow adds a look into the one that is set
@@ -110,10 +131,12 @@ class Registry:
             raise ModelError(f"{version.uri} holds no model of moveline (no model.json); register one with `moveline train_model`")
         return found[0].parent
 
+    @_reached
     def metrics(self, version: Version) -> dict[str, float]:
         """Metrics of the version's run."""
         return dict(self.client.get_run(version.run_id).data.metrics)
 
+    @_reached
     def set_alias(self, version: Version, alias: str = CHAMPION, reason: str = "") -> Version:
         """Point an alias to a version, and note on it why."""
         self.client.set_model_version_tag(version.name, str(version.version), f"alias.{alias}", reason or "set by hand")
@@ -162,6 +185,7 @@ class Registry:
         made = mlflow.register_model(uri, candidate.name, tags=tags)
         return Version(candidate.name, int(made.version), run_id, candidate.fingerprint, (), tags)
 
+    @_reached
     def experiment(self, name: str) -> str:
         """Id of an experiment; it is made when there is none of this name."""
         found = self.client.get_experiment_by_name(name)
@@ -179,10 +203,11 @@ class Registry:
 def load(uri: str, tracking: str | None = None) -> Any:
     """The deployed form of a version (`models:/name@champion`), with `predict(DataFrame)`; see `models.serving`.
 
-    Nothing is unpickled. Raises ModelError when there is no such version.
+    Nothing is unpickled. Raises ModelError when there is no such version, or nobody answers.
     """
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     mlflow.set_tracking_uri(tracking or tracking_uri())
+    ask(tracking or tracking_uri())
     try:
         return mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
