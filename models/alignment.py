@@ -60,12 +60,12 @@ class SemanticAlignment(nn.Module):
             return torch.ones_like(cosine)
         if self.kind == "cos_gate":
             return torch.sigmoid(self.line[0] * cosine + self.line[1])
-        pages, items, dim = candidates.shape
-        mixed = (candidates[:, :, None, :] * self.product).view(pages, -1, dim)
-        hidden = torch.bmm(mixed, aligned.transpose(1, 2)).view(pages, items, -1, aligned.shape[1])
-        own = self.item(candidates) + self.context(context)[:, None]
-        hidden = hidden + self.step(aligned).transpose(1, 2)[:, None] + own[..., None] + self.cosine[:, None] * cosine[:, :, None]
-        return torch.sigmoid(torch.einsum("blhk,h->blk", F.leaky_relu(hidden, 0.1), self.out) + self.bias)
+        pages, steps, dim = aligned.shape
+        mixed = (aligned[:, :, None, :] * self.product).view(pages, -1, dim)
+        hidden = torch.bmm(candidates, mixed.transpose(1, 2)).view(pages, -1, steps, self.product.shape[0])
+        own = (self.item(candidates) + self.context(context)[:, None])[:, :, None]
+        hidden = hidden + own + self.step(aligned)[:, None] + cosine[..., None] * self.cosine
+        return torch.sigmoid(F.leaky_relu(hidden, 0.1) @ self.out + self.bias)
 
 
 class GatedAttention(nn.Module):
