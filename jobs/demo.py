@@ -69,7 +69,8 @@ def _events_only(recipe: Recipe) -> str:
 def _simulate(recipe: Recipe, conf: Path, say: Any) -> None:
     # The stamp is written last: a log that was cut short, or made from other settings, is written again.
     stamp = raw_root(recipe.name) / "_made_from.json"
-    wanted = json.dumps({"simulator": recipe.simulator, "days": list(recipe.days or ())}, sort_keys=True)
+    days = recipe.days.model_dump(mode="json") if recipe.days else None
+    wanted = json.dumps({"simulator": recipe.simulator, "days": days}, sort_keys=True)
     if stamp.is_file() and stamp.read_text() == wanted:
         say(f"using the simulated log that is already in {raw_root(recipe.name)}")
         return
