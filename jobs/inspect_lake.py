@@ -1,11 +1,18 @@
 """What a lake holds, as plain rows: for the command line and the end of the demo."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from feature_store.contracts import CONTRACTS
 from feature_store.tables import DayCommit, Lake, Table
 
+_ROWS_AT_ONCE = 4_096
+_KEY_CHARS, _ROW_CHARS = 60, 400
 
 def commits(table: Table) -> list[DayCommit]:
     """Newest commit of each day that was ever written (days that are now empty included), ascending."""
@@ -57,20 +64,29 @@ def _sums(known: list[DayCommit]) -> dict[str, int]:
 
 
 def reject_reasons(lake: Lake, days: Iterable[str] | None) -> list[dict[str, Any]]:
-    """One row a day, table and reason: how many rows were refused, and the key of one of them."""
+    """One row a day, table and reason: how many rows were refused, and the first of them (by key) as it came in, cut.
+
+    Files are read some rows at a time: memory does not grow with the number of rejects.
+    """
     table = lake.table("rejects")
-    found = table.read_arrow(days, ["ds", "origin", "reason", "row_key"])
-    if not found.num_rows:
-        return []
-    groups = found.group_by(["ds", "origin", "reason"]).aggregate([("row_key", "count"), ("row_key", "min")])
-    rows = [
-        {
-            "ds": r["ds"],
-            "table": r["origin"],
-            "reason": r["reason"],
-            "rows": r["row_key_count"],
-            "for example": r["row_key_min"][:60],
-        }
-        for r in groups.to_pylist()
-    ]
-    return sorted(rows, key=lambda r: (r["ds"], r["table"], -r["rows"]))
+    counts: Counter[tuple[str, str, str]] = Counter()
+    first: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for file in table.files(days) if table.exists() else []:
+        parts = {key: unquote(value) for key, _, value in (part.partition("=") for part in file.split("/"))}
+        source, own = pads.dataset(file, format="parquet"), Counter[str]()
+        for batch in source.to_batches(columns=["reason"], batch_size=_ROWS_AT_ONCE):
+            own.update({found["values"]: found["counts"] for found in batch.column("reason").value_counts().to_pylist()})
+        for reason, count in own.items():
+            place = (parts["ds"], parts["origin"], reason)
+            top = source.head(1, columns=["row_key", "row"], filter=pc.field("reason") == reason, batch_size=_ROWS_AT_ONCE)
+            found = (top["row_key"][0].as_py(), top["row"][0].as_py())
+            counts[place] += count
+            first[place] = min(first.get(place, found), found)
+    ordered = sorted(counts, key=lambda place: (*place[:2], -counts[place], place[2]))
+    return [{"ds": ds, "table": origin, "reason": reason, "rows": counts[ds, origin, reason],
+             "key": _cut(first[ds, origin, reason][0], _KEY_CHARS), "for example": _cut(first[ds, origin, reason][1], _ROW_CHARS)}
+            for ds, origin, reason in ordered]
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[:chars]}..."

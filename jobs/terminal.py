@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 _LOG_WIDTH = 150
-_SHORT = ("table", "ds", "first", "last", "model", "alias", "day", "metric")
+_WHOLE = ("table", "ds", "first", "last", "reason")
+"""Columns whose values are not broken over two lines."""
 
 
 def console() -> Console:
@@ -21,7 +22,7 @@ def grid(title: str, rows: list[dict[str, Any]]) -> Table:
     for key, value in rows[0].items():
         number = isinstance(value, int | float)
         table.add_column(
-            key, justify="right" if number else "left", overflow="fold", no_wrap=number or key in ("table", "ds", "first", "last")
+            key, justify="right" if number else "left", overflow="fold", no_wrap=number or key in _WHOLE
         )
     for row in rows:
         table.add_row(*(text(v) for v in row.values()))
