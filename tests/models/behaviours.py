@@ -89,8 +89,11 @@ class AnyModel:
         for step in range(150):
             model.set_step(step)
             optimizer.zero_grad()
-            self.loss(model, batch).backward()
+            loss = self.loss(model, batch)
+            loss.backward()
             optimizer.step()
+            if float(loss.detach()) < 0.2 * first:
+                break
         assert float(self.loss(model.eval(), batch).detach()) < 0.25 * first
 
     def learning(self) -> dict[str, object]:
