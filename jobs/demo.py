@@ -1,6 +1,5 @@
 """`make demo`: everything once, under a real Airflow, then stop what was started."""
 
-import json
 import signal
 import threading
 import time
@@ -67,16 +66,14 @@ def _events_only(recipe: Recipe) -> str:
 
 
 def _simulate(recipe: Recipe, conf: Path, say: Any) -> None:
-    # The stamp is written last: a log that was cut short, or made from other settings, is written again.
-    stamp = raw_root(recipe.name) / "_made_from.json"
-    days = recipe.days.model_dump(mode="json") if recipe.days else None
-    wanted = json.dumps({"simulator": recipe.simulator, "days": days}, sort_keys=True)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    # A log that was cut short, or made from other settings or by other code, is written again.
+    from jobs.simulate import is_current
+
+    if is_current(recipe, raw_root(recipe.name)):
         say(f"using the simulated log that is already in {raw_root(recipe.name)}")
         return
     say("writing a simulated log")
     run_simulate(conf, say)
-    stamp.write_text(wanted)
 
 
 @contextmanager
@@ -129,6 +126,8 @@ def _report(recipe: Recipe, conf: Path, data: str, seconds: float) -> None:
             closed = row["all_metrics"].get("test.truth.gap_closed")
             if closed is not None:
                 out.print(f"{row['model']} closes {closed:.0%} of the log-loss gap between base rate and true click probabilities.")
+            if line := inspect_models.chance(row):
+                out.print(line)
     elif recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")

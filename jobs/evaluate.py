@@ -138,11 +138,12 @@ def true_probabilities(folder: Path, items: Shown, position: np.ndarray, days: t
 
 
 def _pairs(model: Model, train_set: EncodedSet, test_set: EncodedSet) -> Result:
+    """Beside popularity stands the base rate: one score for every pair, whichever, since only their order counts."""
     together = _co_click_counts(train_set)
     parts = [(pair_scores(model, part), *(flat(part, c) for c in ("kind", "weight", "page")), _popularity(together, part))
              for part in tables(test_set)]
     score, kind, weight, page, popular = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return evaluate_pairs(score, kind, weight, page, {"popularity": popular})
+    return evaluate_pairs(score, kind, weight, page, {"popularity": popular, "base_rate": np.zeros(len(score))})
 
 
 def _co_click_counts(train_set: EncodedSet) -> Floats:

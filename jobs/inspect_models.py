@@ -91,3 +91,21 @@ def beside_baselines(version: dict[str, Any]) -> list[dict[str, Any]]:
             **{b.replace("_", " "): metrics.get(f"test.{b}.{name}") for b in BASELINES},
         })
     return rows
+
+
+def chance(version: dict[str, Any]) -> str:
+    """A line about a version whose test AUC may be that of chance: its interval reaches down to 0.5. Empty for any other.
+
+    Examples
+    --------
+    >>> chance({"model": "shop-din", "all_metrics": {"test.auc": 0.52, "test.auc.low": 0.47, "test.auc.high": 0.57}})
+    'shop-din is no better than chance on the test day: AUC 0.5200, and its 95 % interval, 0.4700 to 0.5700, contains 0.5.'
+    >>> chance({"model": "shop-din", "all_metrics": {"test.auc": 0.7, "test.auc.low": 0.6, "test.auc.high": 0.8}})
+    ''
+    """
+    auc, low, high = (version["all_metrics"].get(f"test.auc{part}") for part in ("", ".low", ".high"))
+    if auc is None or low is None or high is None or low > 0.5:
+        return ""
+    reaches = "contains 0.5" if high >= 0.5 else "lies below 0.5"
+    return (f"{version['model']} is no better than chance on the test day: AUC {auc:.4f}, and its 95 % interval, {low:.4f} to "
+            f"{high:.4f}, {reaches}.")

@@ -1,28 +1,49 @@
 """Writes the log of a simulated recipe, and the truth beside it, as raw Parquet folders by day of arrival."""
 
+import json
 import shutil
 import uuid
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pyarrow.dataset as pads
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
+from feature_store import simulator
 from feature_store.recipe import Recipe
+from feature_store.revision import source_digest
 from feature_store.simulator import log, raw
 from feature_store.simulator.settings import SimulatorSettings, settings_of
 
 LOGS = ("events", "exposures", "items", "truth", "truth_pages", "truth_items")
 """Folders written below the root; the first three are the log, the others what only an oracle knows."""
 
+STAMP = "made_from.json"
+"""File below the root that says from which settings, days and code the whole log was made."""
+
 UNITS_A_TASK = 32
+_CODE = ("jobs.simulate", *sorted(f"feature_store.simulator.{module.name}" for module in iter_modules(simulator.__path__)))
+
+
+def made_from(recipe: Recipe) -> str:
+    """What the log of a recipe is made from, as the stamp has it."""
+    days = None if recipe.days is None else recipe.days.model_dump(mode="json")
+    return json.dumps({"simulator": recipe.simulator, "days": days, "code": source_digest(*_CODE)}, sort_keys=True)
+
+
+def is_current(recipe: Recipe, root: str | Path) -> bool:
+    """Whether the log below a folder is whole, and what the recipe and this code would write."""
+    stamp = Path(root) / STAMP
+    return stamp.is_file() and stamp.read_text() == made_from(recipe)
 
 
 def simulate(spark: SparkSession, recipe: Recipe, root: str | Path, partitions: int | None = None) -> dict[str, dict[str, int]]:
     """Write the whole log of a recipe's days below a local folder.
 
     Each of `LOGS` is written aside and then put in the place of an older one, so that a run that was killed leaves no mixture and
-    a second run leaves the same rows. The rows do not depend on `partitions` (default: by the size of the log).
+    a second run leaves the same rows; the stamp goes first and is written last. The rows do not depend on `partitions` (default: by
+    the size of the log).
 
     Returns
     -------
@@ -48,6 +69,7 @@ def simulate(spark: SparkSession, recipe: Recipe, root: str | Path, partitions: 
         "truth_items": log.truth_items_log(raw.truth_items(spark, settings)),
     }
     counts: dict[str, dict[str, int]] = {}
+    (root / STAMP).unlink(missing_ok=True)
     try:
         for name in LOGS:
             _replace(frames[name], root / name)
@@ -55,6 +77,7 @@ def simulate(spark: SparkSession, recipe: Recipe, root: str | Path, partitions: 
                 counts.setdefault(ds, {})[name] = rows
     finally:
         pages.unpersist()
+    (root / STAMP).write_text(made_from(recipe))
     return dict(sorted(counts.items()))
 
 

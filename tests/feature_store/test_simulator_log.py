@@ -1,6 +1,6 @@
 """The simulated log as written by Spark: repeatable, complete, late and duplicated in the stated shares."""
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ from feature_store.recipe import Recipe, load_recipe
 from feature_store.simulator import raw
 from feature_store.simulator.settings import settings_of
 from feature_store.tables import row_digest
-from jobs.simulate import LOGS, simulate
+from jobs import simulate as job
+from jobs.simulate import LOGS, STAMP, is_current, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,30 @@ def test_the_same_seed_gives_the_same_log_for_one_and_five_partitions(spark: Spa
     assert simulate(spark, small(late_share=0.1, duplicate_share=0.05), root, partitions=5) == counts
     assert digests(spark, root) == before
     assert not [p for p in root.iterdir() if p.name.startswith("_")]
+
+
+def test_a_log_is_current_for_its_own_settings_days_and_code(
+        written: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, recipe = written[0], small(late_share=0.1, duplicate_share=0.05)
+    assert is_current(recipe, root) and not is_current(recipe, tmp_path)
+    assert recipe.days is not None and not is_current(small(), root)
+    other = recipe.days.model_copy(update={"first": recipe.days.first - timedelta(1)})
+    assert not is_current(recipe.model_copy(update={"days": other}), root)
+    monkeypatch.setattr(job, "source_digest", lambda *modules: str("feature_store.simulator.slates" in modules))
+    assert not is_current(recipe, root)
+
+
+def test_a_log_that_is_being_written_is_not_current(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe = small()
+    (tmp_path / STAMP).write_text(job.made_from(recipe))
+    assert is_current(recipe, tmp_path)
+    monkeypatch.setattr(job, "_replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(spark, recipe, tmp_path)
+    assert not is_current(recipe, tmp_path)
 
 
 def test_another_seed_gives_other_events(spark: SparkSession) -> None:
