@@ -37,15 +37,16 @@ def walk(events: DataFrame, exposures: DataFrame, clicked_actions: list[str], ca
 
     Returns
     -------
-    user_id, at (time), is_page (0 or 1), seq, id, scene (ties in this order), available_time, n_shown (viewed items), n_clicked and
+    user_id, at (time), is_page (0 or 1), seq, id, scene (ties in this order), available_time, n_shown (items), n_clicked and
     n_carted (0 or 1), category_id.
     """
     tokens = events.select(
         "user_id", F.col("event_time").alias("at"), F.lit(0).alias("is_page"), "seq", F.col("event_id").alias("id"),
         "available_time", "scene", F.lit(0).alias("n_shown"), _one_of(clicked_actions).alias("n_clicked"),
         _one_of(carted_actions).alias("n_carted"), "category_id")
+    # Shown, not viewed: what was viewed is a label, and may be known later than the page.
     shown = exposures.groupBy("user_id", F.col("shown_time").alias("at"), "page_id", "scene").agg(
-        F.max("available_time").alias("available_time"), F.sum(F.col("viewed").cast("int")).cast("int").alias("n_shown"))
+        F.max("available_time").alias("available_time"), F.count(F.lit(1)).cast("int").alias("n_shown"))
     impressions = shown.select(
         "user_id", "at", F.lit(1).alias("is_page"), F.lit(0).cast("long").alias("seq"), F.col("page_id").alias("id"),
         "available_time", "scene", "n_shown", F.lit(0).alias("n_clicked"), F.lit(0).alias("n_carted"),

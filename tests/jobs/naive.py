@@ -90,7 +90,7 @@ def naive_visits(events: list[Row], shown: list[Row], gap: int, patience: int) -
     pages: dict[tuple, list[Row]] = defaultdict(list)
     for x in shown:
         pages[(x["shown_time"], 1, 0, x["page_id"], x["scene"])].append(x)
-    steps += [(*k, sum(x["viewed"] for x in v), None, max(x["available_time"] for x in v)) for k, v in pages.items()]
+    steps += [(*k, len(v), None, max(x["available_time"] for x in v)) for k, v in pages.items()]
     steps = sorted((s for s in steps if s[7] <= s[0] + timedelta(seconds=patience)), key=lambda s: s[:5])
     runs: list[list] = []
     for step in steps:

@@ -30,17 +30,31 @@ pytestmark = pytest.mark.timeout(900)
 
 WRITER = """
 import json, sys
+from feature_store.contracts import CONTRACTS
 from feature_store.errors import ConflictError
 from feature_store.recipe import Recipe
 from feature_store.session import spark_session
-from feature_store.tables import Lake
+from feature_store.tables import Lake, Table
 from jobs.movelines import build
 
+
+class Held(Table):
+    # Has begun to write when it says so, and goes on when it is told to.
+
+    def begin(self, ds, **partition):
+        writer = super().begin(ds, **partition)
+        if together:
+            print("begun", flush=True)
+            sys.stdin.readline()
+        return writer
+
+
+Lake.table = lambda self, name: (Held if name == "movelines" else Table)(self.root, CONTRACTS[name])
 spark = spark_session("writer")
 spark.range(1).count()
 print("ready", flush=True)
-for line in sys.stdin:
-    lake, day, recipe = json.loads(line)
+while line := sys.stdin.readline():
+    lake, day, recipe, together = json.loads(line)
     try:
         print(json.dumps([build(spark, Recipe.model_validate(recipe), Lake(lake), day).status]), flush=True)
     except ConflictError as error:
@@ -79,9 +93,12 @@ class Writer:
     def heard(self) -> str:
         return self.process.stdout.readline().strip() if self.process.stdout else ""
 
-    def go(self, lake: Lake, recipe: Recipe) -> None:
+    def go(self, lake: Lake, recipe: Recipe, together: bool = False) -> None:
+        self.say(json.dumps([lake.root, DAY, recipe.model_dump(mode="json", by_alias=True), together]))
+
+    def say(self, text: str) -> None:
         if self.process.stdin:
-            self.process.stdin.write(json.dumps([lake.root, DAY, recipe.model_dump(mode="json", by_alias=True)]) + "\n")
+            self.process.stdin.write(text + "\n")
             self.process.stdin.flush()
 
     def kill(self) -> None:
@@ -155,10 +172,13 @@ def test_of_two_processes_that_write_a_day_at_once_one_wins_on_the_first_write_a
     pair = writers(2)
     for round_caps in caps:
         for one, cap in zip(pair, round_caps, strict=True):
-            one.go(lake, recipe(cap))
+            one.go(lake, recipe(cap), together=True)
+        assert [one.heard() for one in pair] == ["begun", "begun"]
+        for one in pair:
+            one.say("go on")
         said = [json.loads(one.heard()) for one in pair]
         winners = [cap for cap, answer in zip(round_caps, said, strict=True) if answer[0] == "built"]
-        assert winners and content(lake).digest in [want[cap] for cap in winners]
+        assert len(winners) == 1 and content(lake).digest == want[winners[0]]
         assert max(visible_tokens(spark, lake)) in winners and len(visible_tokens(spark, lake)) == 100
         lost = [answer[1] for answer in said if answer[0] != "built"]
         assert all("another writer committed it meanwhile" in message for message in lost)
@@ -179,10 +199,11 @@ def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same
         new = set(folder.glob("ds=*/run=*")) - before
         return any(list(run.glob("_temporary" if point == "computing" else "part-*.parquet")) for run in new)
 
+    pause = random.uniform(0.0, 2.0)
     [victim] = writers(1)
     victim.go(lake, recipe(20))
     if point == "any_moment":
-        time.sleep(random.uniform(0.0, 2.0))
+        time.sleep(pause)
     else:
         wait_for(reached, victim)
     victim.kill()
@@ -192,7 +213,7 @@ def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same
     else:  # killed before it: all of the old day
         assert visible_tokens(spark, lake) == ([5] * 100 if exists else [])
     build(spark, recipe(20), lake, DAY)
-    assert content(lake).digest == want and len(visible_tokens(spark, lake)) == 100
+    assert content(lake).digest == want and len(visible_tokens(spark, lake)) == 100, f"killed after {pause} s"
     named = {Path(f).parent for f in table.files([DAY])}
     assert len(named) == 1
 
