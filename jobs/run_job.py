@@ -84,9 +84,19 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
             for result in _built(job, spark, recipe, lake, day, folder, conf):
                 results.append(result)
                 say(line(result))
+        if job == "daily":
+            _clean(lake, say)
     finally:
         spark.stop()
     return results
+
+
+def _clean(lake: Any, say: Callable[[str], None]) -> None:
+    from feature_store.contracts import CONTRACTS
+
+    removed = [path for name in CONTRACTS for path in lake.table(name).clean_orphans()]
+    if removed:
+        say(f"deleted {len(removed)} files that runs which were cut short had left")
 
 
 def _built(job: str, spark: Any, recipe: Recipe, lake: Any, day: str, folder: str | None, conf: Path) -> Iterator["DayResult"]:
