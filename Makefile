@@ -7,6 +7,7 @@ PYTHON ?= python3.11
 CONF ?= conf/simulated.yaml
 DATA ?=
 BIN := .venv/bin
+STATE := $(or $(MOVELINE_HOME),var)
 RECIPE := --conf $(CONF) $(if $(DATA),--data $(DATA))
 export PYTHON
 
@@ -55,4 +56,4 @@ lock: env  ## resolve requirements.lock again from pyproject.toml
 	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/python -m uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra dev -o requirements.lock pyproject.toml
 
 clean: down  ## delete the state folder's caches and logs; tables and models stay
-	@rm -rf var/cache var/logs var/airflow/logs
+	@rm -rf "$(STATE)/cache" "$(STATE)/logs" "$(STATE)/airflow/logs"

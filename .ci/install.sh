@@ -5,7 +5,7 @@ python="${PYTHON:-python3.11}"
 stamp=".venv/.installed"
 wanted=$(cat requirements.lock pyproject.toml .ci/install.sh | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
-echo "installing the environment into .venv (about 2 GB, once)"
+echo "installing the environment into .venv (2.3 GB with the CPU build of torch, once)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 # uv does not read pip's variable; it may name a folder that holds a CPU build of torch.

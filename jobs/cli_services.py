@@ -63,7 +63,7 @@ def run(conf: Conf = DEFAULT_CONF, data: Data = "", ds: Ds = "", plain: Quiet = 
 def demo(conf: Conf = DEFAULT_CONF, data: Data = "", plain: Quiet = False) -> None:
     """Everything at once: simulate, start Airflow and MLflow, run both graphs, show what came out, stop.
 
-    Example: `make demo CONF=conf/trivago.yaml DATA=../shared/data/trivago`
+    Example: `make demo CONF=conf/trivago.yaml DATA=folder/with/the/parquet/file`
     """
     from jobs.demo import run_demo
 
