@@ -4,7 +4,10 @@
 
 Synthetic pages with three ragged columns of mean length 50. `loader` reads every row group through petastorm and makes
 KeyedJaggedTensors of the three columns; `shuffled` also permutes the pages within buffers of row groups, as training does.
-Prints a table and, on the last line, JSON.
+
+`batches` is all that training does: whole encoded pages (50 tokens, 8 visits, 25 shown items; 31 columns), read by four shards,
+shuffled, cut into batches of 4,096 shown items, every index checked, all 15 features and the dense columns as tensors. `raw_pages`
+scans the same columns. Prints a table and, on the last line, JSON.
 """
 
 import argparse
@@ -21,10 +24,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from feature_store.collate import jagged
-from feature_store.loader import GROUPS_SHUFFLED
+from feature_store.batch import BUCKET_ROWS, VOCABULARY_FIELDS
+from feature_store.collate import PAGE_COLUMNS, jagged
+from feature_store.encoding import ENCODED_PAGES, VISIT_DENSE
+from feature_store.loader import GROUPS_SHUFFLED, PageStream
 from feature_store.row_groups import audit, read_tables
 
+Way = Callable[[list[str], int], int]
 COLUMNS = ("moveline_item", "moveline_category", "moveline_scene")
 MEAN_LENGTH = 50
 ROWS_A_GROUP = 2_000
@@ -42,6 +48,43 @@ def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
         files.append(str(folder / f"part-{number}.parquet"))
         pq.write_table(pa.table(dict(zip(COLUMNS, lists, strict=True))), files[-1], row_group_size=ROWS_A_GROUP, compression="zstd")
     return files
+
+
+def write_pages(folder: Path, rows: int, seed: int = 0) -> list[str]:
+    """Files of `ENCODED_PAGES` with random indexes: about 50 tokens, 8 visits and 25 shown items a page."""
+    draw, files, own = np.random.default_rng(seed), [], rows // FILES
+    for number in range(FILES):
+        count = {"moveline": draw.integers(1, 100, own), "visit": draw.integers(1, 16, own), "shown": draw.integers(10, 41, own)}
+        arrays = [_column(field, draw, count, number * own) for field in ENCODED_PAGES]
+        files.append(str(folder / f"pages-{number}.parquet"))
+        pq.write_table(pa.table(arrays, schema=ENCODED_PAGES), files[-1], row_group_size=ROWS_A_GROUP, compression="zstd")
+    return files
+
+
+def _column(field: pa.Field, draw: np.random.Generator, count: dict[str, np.ndarray], first: int) -> pa.Array:
+    rows = len(count["shown"])
+    known = {"row": np.arange(first, first + rows), "n_items": count["shown"], "user": np.arange(first, first + rows) // 3}
+    if not pa.types.is_list(field.type):
+        values = known.get(field.name, draw.integers(0, 8, rows))
+        return pa.array(values.astype(str)) if pa.types.is_string(field.type) else pa.array(values, field.type)
+    visit = field.name.startswith("visit") or field.name in VISIT_DENSE
+    kind = "moveline" if field.name.startswith("moveline") else "visit" if visit else "shown"
+    offsets = np.concatenate([[0], np.cumsum(count[kind])]).astype(np.int32)
+    high = 20_000 if field.name.endswith("_item") else 8
+    values = draw.integers(0, high, offsets[-1]) if field.type.value_type == pa.int64() else draw.random(offsets[-1])
+    return pa.ListArray.from_arrays(offsets, pa.array(values, field.type.value_type))
+
+
+def raw_pages(files: list[str], workers: int) -> int:
+    """Scan the columns of a batch with pyarrow alone."""
+    return sum(batch.num_rows for batch in pads.dataset(files, format="parquet").to_batches(columns=PAGE_COLUMNS))
+
+
+def batches(files: list[str], workers: int) -> int:
+    """Batches for training."""
+    tables = {**dict.fromkeys(VOCABULARY_FIELDS, 20_000), **BUCKET_ROWS}
+    stream = PageStream(files, items_a_batch=1_024, shards=4, rows=tables)
+    return sum(int((batch.row >= 0).sum()) for batch in stream.epoch(0))
 
 
 def raw(files: list[str], workers: int) -> int:
@@ -73,22 +116,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     workers = os.cpu_count() or 1
-    ways: tuple[Callable[[list[str], int], int], ...] = (raw, loader, shuffled)
-    speeds: dict[str, list[float]] = {way.__name__: [] for way in ways}
+    rivals: dict[Way, Way] = {loader: raw, shuffled: raw, batches: raw_pages}
+    speeds: dict[str, list[float]] = {way.__name__: [] for way in (raw, loader, shuffled, raw_pages, batches)}
     with tempfile.TemporaryDirectory() as folder:
-        files = write(Path(folder), given.rows)
-        rows = given.rows // FILES * FILES
-        raw(files, workers)  # once, so that every way finds the files in the page cache
+        lists, pages = write(Path(folder), given.rows), write_pages(Path(folder), given.rows // 4)
+        raw(lists, workers), raw_pages(pages, workers)  # once, so that every way finds the files in the page cache
         for _ in range(given.rounds):  # interleaved: what else runs on the machine disturbs all of them
-            for way in ways:
+            for way in (raw, loader, shuffled, raw_pages, batches):
+                files, rows = (pages, given.rows // 4) if way in (raw_pages, batches) else (lists, given.rows)
                 started = time.perf_counter()
-                audit(way(files, workers), rows, way.__name__)
+                audit(way(files, workers), rows // FILES * FILES, way.__name__)
                 speeds[way.__name__].append(rows / (time.perf_counter() - started))
     best = {name: statistics.median(found) for name, found in speeds.items()}
+    ratios = {way.__name__: round(best[way.__name__] / best[rival.__name__], 3) for way, rival in rivals.items()}
     for name, speed in best.items():
-        print(f"{name:10s} {speed:12,.0f} pages/s   {speed / best['raw']:.2f} of raw")
-    print(json.dumps({"rows": rows, "workers": workers, "rounds": given.rounds, **{k: round(v) for k, v in best.items()},
-                      "ratio": round(best["loader"] / best["raw"], 3), "ratio_shuffled": round(best["shuffled"] / best["raw"], 3)}))
+        print(f"{name:10s} {speed:12,.0f} pages/s" + (f"   {ratios[name]:.2f} of its raw scan" if name in ratios else ""))
+    print(json.dumps({"rows": given.rows, "workers": workers, "rounds": given.rounds, **{k: round(v) for k, v in best.items()},
+                      "ratios": ratios}))
 
 
 if __name__ == "__main__":

@@ -108,19 +108,6 @@ class _WholeTables:
             raise StopIteration from None
 
 
-def scan_rows(files: Sequence[str], workers: int) -> int:
-    """Read everything once with several workers, in any order, and count the rows.
-
-    Raises
-    ------
-    TableError : the rows that arrived are not those that the footers of the files promise.
-    """
-    promised = sum(group.rows for group in row_groups(files))
-    found = sum(len(table) for table in read_tables(files, workers=workers))
-    audit(found, promised, f"{len(files)} files with {workers} workers")
-    return found
-
-
 def audit(found: int, promised: int, what: str) -> None:
     """Raise TableError when rows were lost or doubled on the way."""
     if found != promised:
