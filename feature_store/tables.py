@@ -243,6 +243,13 @@ class Table:
                 return _day_commit(entry)
         return None
 
+    def digests(self, days: Iterable[str]) -> dict[str, str]:
+        """Digest of the content of each day, `absent` for one that was never written; the log is read once for all of them."""
+        newest: dict[str, str] = {}
+        for entry in self.open().history() if self.exists() else []:
+            newest.setdefault(entry.get("moveline.partition", ""), entry.get("moveline.digest", ""))
+        return {ds: json.loads(newest[f"ds={ds}"]) if f"ds={ds}" in newest else "absent" for ds in days}
+
     def is_current(self, ds: str, inputs: Mapping[str, str], **partition: str) -> bool:
         """Whether the day was already built from exactly these inputs."""
         found = self.day({"ds": ds, **partition})

@@ -101,14 +101,8 @@ def inputs_of(lake: Lake, days: Mapping[str, Iterable[str]], modules: Iterable[s
     ----------
     days : table name -> days read. modules : dotted names of the modules that hold the transform. config : plain values.
     """
-    found = {f"{name}/{ds}": day_digest(lake.table(name), ds) for name, wanted in days.items() for ds in wanted}
+    found = {f"{name}/{ds}": digest for name, wanted in days.items() for ds, digest in lake.table(name).digests(wanted).items()}
     return {**found, "code": source_digest(*sorted(modules)), "config": json.dumps(config, sort_keys=True, default=str)}
-
-
-def day_digest(table: Table, ds: str) -> str:
-    """Digest of a day's content, `absent` when it was never written."""
-    commit = table.day(ds)
-    return commit.digest if commit else "absent"
 
 
 def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], make: Callable[[Mapping[str, str]], Made],

@@ -29,7 +29,6 @@ from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
 from feature_store.tables import Lake, Table, fingerprint
 from feature_store.vocabulary import FIELDS, Vocabulary
-from jobs.day import day_digest
 from jobs.windows import Window, days_of, windows_for
 
 _CODE = ("feature_store.encoding", "feature_store.folds", "feature_store.negatives", "feature_store.vocabulary", "jobs.encode")
@@ -87,11 +86,11 @@ def encode(spark: SparkSession, recipe: Recipe, lake: Lake, windows: Iterable[Wi
 
     Raises
     ------
-    TableError : the table is missing, or the rows written are not those of the table less the exclusions.
+    TableError : the table is missing, the rows written are not those of the table less the exclusions, or a cached file changed.
     """
     windows, source = tuple(windows), lake.table(table)
     days = days_of(windows)
-    key = fingerprint({"days": {d: day_digest(source, d) for d in days}, "vocabulary": vocabulary.digest, "table": table,
+    key = fingerprint({"days": source.digests(days), "vocabulary": vocabulary.digest, "table": table,
                        "windows": [asdict(w) for w in windows], "code": source_digest(*_CODE)})
     folder = cache_root(recipe.name) / "encoded" / key
     if not folder.is_dir():
@@ -101,7 +100,10 @@ def encode(spark: SparkSession, recipe: Recipe, lake: Lake, windows: Iterable[Wi
             _put(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return {w.name: EncodedSet.load(folder / w.name) for w in windows}
+    sets = {w.name: EncodedSet.load(folder / w.name) for w in windows}
+    for found in sets.values():
+        found.verify()  # a cache outlives disks that fill and hands that edit: nothing else than was encoded is trained on
+    return sets
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_l
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
 from jobs.context import CODE, with_context
-from jobs.day import DayResult, Made, build_day, day_digest, day_start, days_until, inputs_of
+from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
 from jobs.settled import settled
 
 MIXED, TOO_LONG, MERGED = "page_mixed", "page_too_long", "merged"
@@ -164,8 +164,7 @@ def _refuse(lake: Lake, ds: str, rows: DataFrame, counts: dict[str, int], recipe
     rejects = lake.table("rejects")
     if bad or rejects.day({"ds": ds, "origin": "pages"}):
         frame = refused(rows.where(F.col(STATUS) != MERGED).withColumn(ROW, F.lit(None).cast("string")), "exposures", ds)
-        inputs = inputs_of(lake, {}, ["jobs.pages"], {"max_page_items": recipe.quality.max_page_items})
-        inputs["exposures"] = day_digest(lake.table("exposures"), ds)
+        inputs = inputs_of(lake, {"exposures": [ds]}, ["jobs.pages"], {"max_page_items": recipe.quality.max_page_items})
         build_day(rejects, ds, lambda: inputs, lambda _: Made(frame.withColumn("origin", F.lit("pages")), {"in": bad, "out": bad}),
                   origin="pages")
     within_limit(counts, "pages", ds, recipe.quality, path)

@@ -13,13 +13,6 @@ from feature_store.tables import Lake
 SHARED = Path(os.environ.get("MOVELINE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2`) a file stays in one, and the real logs are ingested in one."""
-    for item in items:
-        group = "real" if item.get_closest_marker("real") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     session = spark_session("moveline-tests")
