@@ -24,7 +24,7 @@ demo: env  ## simulate a log, run both graphs under a real Airflow, show the reg
 	@$(BIN)/moveline demo $(RECIPE)
 
 test: env  ## every test: Spark, TorchRec, Petastorm, MLflow, a real Airflow scheduler
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: env  ## ruff and mypy
 	@$(BIN)/ruff check .
