@@ -34,6 +34,7 @@ def tiny(folder: Path) -> Path:
 @pytest.mark.timeout(900)
 def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(tmp_path, monkeypatch):
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves in it what an earlier test has used
     recipe = tiny(tmp_path)
     keep = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW__")}
     done = subprocess.run([sys.executable, "-m", "jobs.main", "demo", "--conf", str(recipe), "--plain"], cwd=ROOT, env=keep,
