@@ -95,21 +95,19 @@ def encode_pages(pages: pa.Table, vocabulary: Vocabulary, first_row: int = 0, fi
     ------
     TableError : a column is missing, or lists that belong together have different lengths.
     """
-    _need(pages, "page_id", "user_id", "cut_time", "item_id", "moveline_item", "visit_scene")
-    pages = pages.combine_chunks()
-    cut = _microseconds(_whole(pages, "cut_time"))
-    tokens, visits, shown = (_lists(pages, name) for name in ("moveline_item", "visit_scene", "item_id"))
+    _need(pages, "page_id", "item_id")
+    pages, history = pages.combine_chunks(), encode_history(pages, vocabulary)
+    cut = history["cut_time"].to_numpy()
+    tokens, shown = _lists(pages, "moveline_item"), _lists(pages, "item_id")
     columns: dict[str, pa.Array] = {
-        "page_id": _whole(pages, "page_id"), "user_id": _whole(pages, "user_id"),
+        **{name: history[name] for name in history.column_names}, "page_id": _whole(pages, "page_id"),
         "row": pa.array(np.arange(first_row, first_row + len(pages)), pa.int64()),
         "user": pa.array(_numbered(_whole(pages, "user_id")) + first_user, pa.int64()),
-        "cut_time": pa.array(cut, pa.int64()), "n_items": pa.array(shown.lengths, pa.int64()),
+        "n_items": pa.array(shown.lengths, pa.int64()),
         "trigger_item": _single(pages, vocabulary, "item", "trigger_item_id"),
         "trigger_category": _single(pages, vocabulary, "category", "trigger_category_id"),
         "scene": _single(pages, vocabulary, "scene", "scene"), "scenario": _single(pages, vocabulary, "scenario", "scenario"),
-        "hour": pa.array(cut // _HOUR_US % 24, pa.int64()),
-        **_tokens(pages, vocabulary, tokens, cut), **_visits(pages, vocabulary, visits, cut),
-        **_shown(pages, vocabulary, tokens, shown), **_labels(pages, shown),
+        "hour": pa.array(cut // _HOUR_US % 24, pa.int64()), **_shown(pages, vocabulary, tokens, shown), **_labels(pages, shown),
     }
     return pa.table([columns[name] for name in ENCODED_PAGES.names], schema=ENCODED_PAGES)
 

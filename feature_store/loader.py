@@ -10,7 +10,6 @@ compares pages of one user, all pages of a user go the way of the last of them.
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -63,7 +62,6 @@ class _Stream(Generic[B]):
             raise TableError("loader: a list of files needs `rows`, the rows of each embedding table, to check the indexes by")
         self.files = source.paths if isinstance(source, EncodedSet) else list(source)
         self.rank, self.world, self.shards, self.budget, self.seed, self.shuffle = rank, world, shards, budget, seed, shuffle
-        self.waited_s = 0.0
         self._rows = source.table_rows if isinstance(source, EncodedSet) and rows is None else rows or {}
         groups = row_groups(self.files)
         self._dealt = min(shards, len(groups))
@@ -74,16 +72,13 @@ class _Stream(Generic[B]):
         return max(-(-sum(g.items for g in groups) // self.budget) for groups in self._groups)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[B]:
-        """The batches of one epoch from step `start` on, made ahead in a thread; time spent waiting adds to `waited_s`.
+        """The batches of one epoch from step `start` on, made ahead in a thread.
 
         Raises
         ------
         TableError : rows were lost between the files and here, or an index is outside its embedding table.
         """
-        return _ahead(lambda: self._batches(number, start), self._waiting)
-
-    def _waiting(self, seconds: float) -> None:
-        self.waited_s += seconds
+        return _ahead(lambda: self._batches(number, start))
 
     def _batches(self, epoch: int, start: int) -> Iterator[B]:
         own = [self._micro_batches(shard, epoch) for shard in range(self.rank, self.shards, self.world)]
@@ -168,10 +163,6 @@ class PageStream(_Stream[PageBatch]):
     keep_users : the pages of a user stay together, in the order of time; a micro-batch then exceeds its budget by less than a user.
     flow : file of `models.generator.cached_flow` for these pages: [pages, K, d] float32, by row.
 
-    Attributes
-    ----------
-    waited_s : seconds the consumer has waited for data so far.
-
     Raises
     ------
     TableError : fewer shards than processes, files that cannot be read, or a flow that is not of as many pages.
@@ -237,7 +228,7 @@ class FlowStream(_Stream[FlowBatch]):
 T = TypeVar("T")
 
 
-def _ahead(make: Callable[[], Iterator[T]], waiting: Callable[[float], None]) -> Iterator[T]:
+def _ahead(make: Callable[[], Iterator[T]]) -> Iterator[T]:
     """Run an iterator in a thread, a few elements ahead. Its errors are raised here; closing this iterator stops the thread."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(_BATCHES_AHEAD)
     stop = threading.Event()
@@ -267,9 +258,7 @@ def _ahead(make: Callable[[], Iterator[T]], waiting: Callable[[float], None]) ->
     thread.start()
     try:
         while True:
-            started = time.perf_counter()
             kind, value = ready.get()
-            waiting(time.perf_counter() - started)
             if kind == "end":
                 return
             if kind == "error":

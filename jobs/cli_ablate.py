@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from feature_store.recipe import load_recipe
-from jobs.cli import DEFAULT_CONF, Conf, Data, Json, say, say_json
+from jobs.cli import DEFAULT_CONF, Conf, Json, say, say_json
+from jobs.cli_models import Day
 
 Model = Annotated[str, typer.Option("--model", help="The model to take apart.")]
-Day = Annotated[str, typer.Option("--ds", help="Last day of the window; empty: the newest day built.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Every arm is trained with the seeds 1 to this.")]
 Arms = Annotated[str, typer.Option("--arms", help="Arms, separated by commas; empty: all.")]
 
@@ -50,7 +50,7 @@ def ablate_plan(model: Model = "amen", conf: Conf = DEFAULT_CONF, ds: Day = "", 
         say("\n".join(f"{arm} {seed}" for arm, seed in todo) or "all are done")
 
 
-def ablate_arm(arm: str, seed: int, model: Model = "amen", conf: Conf = DEFAULT_CONF, data: Data = "", ds: Day = "") -> None:
+def ablate_arm(arm: str, seed: int, model: Model = "amen", conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
     """Train and judge one arm with one seed."""
     from jobs.ablation import prepare, run_arm
 

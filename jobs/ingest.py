@@ -130,22 +130,25 @@ class Ingest:
 
     def _judged(self, name: str, held: list[DataFrame], any_day: bool = False) -> DataFrame:
         limits, source = self.recipe.quality, self.recipe.source
-        rows = self.source.rows(name, any_day, lambda frame: quality.ruled(frame, name, limits, source))
+        rows = self._ruled(self.source, name, any_day)
         if not any_day:
             rows = union_all([rows, *self._outside(name)])
         held.append(rows.persist(StorageLevel.MEMORY_AND_DISK))  # counted, refused, compared and written from one reading
         return quality.judged(rows, name, limits, source)
 
+    def _ruled(self, source: Source, name: str, any_day: bool) -> DataFrame:
+        return source.rows(name, any_day, lambda frame: quality.ruled(frame, name, self.recipe.quality, self.recipe.source))
+
     def _outside(self, name: str) -> Iterator[DataFrame]:
         """Rows of the day's own folders that no day would take: of a later day, or too long before it. They have a status."""
-        limits, raw = self.recipe.quality, self.recipe.source
+        raw = self.recipe.source
         alone = {key: spec.model_copy(update={"late_days": 0}) for key, spec in raw.inputs.items()}
         for mapping in getattr(raw, name):
             recipe = self.recipe.model_copy(update={"source": raw.model_copy(update={"inputs": alone, name: [mapping]})})
             source = Source(self.spark, recipe, self.data, self.ds, self.path)
             spec = raw.inputs[source.inputs_of(name)[0]]
             if "{ds}" in spec.path:
-                rows = source.rows(name, True, lambda frame: quality.ruled(frame, name, limits, raw))
+                rows = self._ruled(source, name, any_day=True)
                 own, first = F.col(OWN_TIME[name]), days_until(self.ds, spec.late_days + 1)[0]
                 outside = (own < F.lit(day_start(first))) | (own >= F.lit(day_start(self.ds) + timedelta(1)))
                 yield rows.where(outside).withColumn(STATUS, F.coalesce(STATUS, F.lit(OUTSIDE)))

@@ -21,11 +21,11 @@ from jobs.evaluate import evaluate, evaluate_generator, save
 from jobs.register import Judged, register
 from jobs.snapshot import Snapshot, snapshot, tables_of
 from jobs.train import TrainResult, check_processes, train
-from jobs.warm import WarmStart, champion, check_fits
+from jobs.warm import champion, check_fits
 from models.artifact import VOCABULARY
 from models.catalog import model_class
 from models.generator import part_folder, seal
-from models.registry import CHAMPION, Registry, Version
+from models.registry import CHAMPION, Fetched, Registry, Version
 
 log = logging.getLogger("moveline.train")
 ALIAS_NOTE = f"alias.{CHAMPION}"
@@ -110,7 +110,7 @@ def window_state(recipe: Recipe, model: str, lake: Lake, ds: str | None) -> Snap
 
 
 def _make(recipe: Recipe, model: str, found: Snapshot, folder: Path, registry: Registry, spark: Any, processes: int,
-          start: WarmStart | None) -> Version:
+          start: Fetched | None) -> Version:
     lake = Lake(lake_root(recipe.name))
     generator = registered_generator(recipe, model, found.fingerprint, registry)
     parts = encoded(recipe, model, lake, found.day, folder, spark)
@@ -151,15 +151,7 @@ def sets_of(parts: list[Part]) -> dict[str, EncodedSet]:
     return {role if fold == 0 else f"{role}-{fold}": own for fold, part in enumerate(parts) for role, own in part.sets.items()}
 
 
-@dataclass(frozen=True)
-class UsedGenerator:
-    """A registered generator whose flow a model reads, and its artifact on this machine."""
-
-    version: Version
-    folder: Path
-
-
-def registered_generator(recipe: Recipe, model: str, fingerprint: str, registry: Registry) -> UsedGenerator | None:
+def registered_generator(recipe: Recipe, model: str, fingerprint: str, registry: Registry) -> Fetched | None:
     """The version of the model's generator that was trained on the same tables; None for a model without one.
 
     Raises
@@ -173,11 +165,11 @@ def registered_generator(recipe: Recipe, model: str, fingerprint: str, registry:
     if version is None:
         raise ModelError(f"model {model} reads the flow of {name}, and no version of {recipe.name}-{name} was trained on these "
                          f"tables; run `moveline train_model {name}` first")
-    return UsedGenerator(version, registry.folder(version))
+    return Fetched(version, registry.folder(version))
 
 
-def train_parts(recipe: Recipe, model: str, parts: list[Part], folder: Path, generator: UsedGenerator | None = None,
-                processes: int = 1, start: WarmStart | None = None) -> TrainResult:
+def train_parts(recipe: Recipe, model: str, parts: list[Part], folder: Path, generator: Fetched | None = None,
+                processes: int = 1, start: Fetched | None = None) -> TrainResult:
     """Train the model of every part, all into one artifact; history and losses are those of the first."""
     runs = []
     for fold, part in enumerate(parts):
@@ -202,7 +194,7 @@ def _with_spark(spark: Any, work: Callable[[Any], T]) -> T:
         session.stop()
 
 
-def run_folder(recipe: Recipe, model: str, fingerprint: str, start: WarmStart | None = None) -> Path:
+def run_folder(recipe: Recipe, model: str, fingerprint: str, start: Fetched | None = None) -> Path:
     """Where the stages of one run lie, by what it is made from and by the code; safe to delete."""
     warm = f"-warm{start.version.version}" if start else ""
     return cache_root(recipe.name) / "runs" / f"{model}-{fingerprint}-{code_revision()}{warm}"

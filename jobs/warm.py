@@ -1,31 +1,22 @@
 """Where a warm start begins: the champion's weights, which fit as long as its vocabulary is an earlier state of this run's."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from feature_store.errors import ModelError
 from feature_store.vocabulary import FIELDS, Vocabulary
 from models.artifact import VOCABULARY
-from models.registry import CHAMPION, Registry, Version
+from models.registry import CHAMPION, Fetched, Registry
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """A registered version to start from, and its artifact on this machine."""
-
-    version: Version
-    folder: Path
-
-
-def champion(registry: Registry, name: str) -> WarmStart:
+def champion(registry: Registry, name: str) -> Fetched:
     """The champion of a registered model. Raises ModelError when there is none."""
     found = registry.by_alias(name)
     if found is None:
         raise ModelError(f"{name} has no version with the alias {CHAMPION} to start from; train one without --warm first")
-    return WarmStart(found, registry.folder(found))
+    return Fetched(found, registry.folder(found))
 
 
-def check_fits(start: WarmStart, vocabulary: Path) -> None:
+def check_fits(start: Fetched, vocabulary: Path) -> None:
     """The rows of the champion's tables mean what they will mean now.
 
     Raises

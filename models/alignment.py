@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import split_heads
 from models.flow_metrics import normalised
 
 Kind = Literal["full", "cos_gate", "none"]
@@ -79,14 +80,11 @@ class GatedAttention(nn.Module):
 
     def forward(self, candidates: Tensor, steps: Tensor, gate: Tensor) -> Tensor:
         """candidates [B, L, d], steps [B, K, d], gate [B, L, K] -> [B, L, d]."""
-        query, keys, values = (self._split(x) for x in (self.query(candidates), *self.memory(steps).chunk(2, 2)))
+        query, keys, values = (split_heads(x, self.heads) for x in (self.query(candidates), *self.memory(steps).chunk(2, 2)))
         gates = gate[:, None]
         score = query @ keys.transpose(2, 3) * gates / math.sqrt(query.shape[3])
         found = (F.softmax(score, 3) * gates) @ values
         return self.out(found.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 def summary(cosine: Tensor) -> tuple[Tensor, Tensor]:

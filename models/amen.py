@@ -18,7 +18,7 @@ from feature_store.batch import CANDIDATE_DENSE, VISIT_DENSE, PageBatch
 from feature_store.errors import ModelError
 from models.alignment import GatedAttention, SemanticAlignment, summary
 from models.base import Model, ModelConfig
-from models.din import equals_trigger
+from models.din import PAGE, equals_trigger
 from models.layers import Jagged, MatchChannels, Mlp, TargetAttention
 from models.losses import Terms, combined, page_terms
 from models.moveline import TargetLayer, TokenLayer, VisitLayer, Walk
@@ -26,7 +26,6 @@ from models.scene_spaces import SceneSpaces
 from models.tsp import pairs_across_pages, pairs_on_a_page, tsp
 
 _CONTEXT = ("moveline_scene", "moveline_action", "moveline_age")
-_PAGE = ("scene", "scenario", "hour", "trigger_item", "trigger_category")
 _SEEN_BEFORE = CANDIDATE_DENSE.index("seen_before")
 
 
@@ -108,7 +107,7 @@ class Amen(Model):
         d, c = config.dim, config.channels
         self.token, self.visit, self.target = TokenLayer(d), VisitLayer(d), TargetLayer(d)
         self.visits = Walk(d, config.visit_layers, config.heads, 0.0, 200)
-        self.page = nn.Linear(len(_PAGE) * d, d)
+        self.page = nn.Linear(len(PAGE) * d, d)
         self.attend = TargetAttention(d, config.attention_hidden)
         self.match_item, self.match_category = MatchChannels(3 * d, c), MatchChannels(3 * d, c)
         self.match_visit = MatchChannels(2 * d + len(VISIT_DENSE), c)
@@ -176,7 +175,7 @@ class Amen(Model):
         shown, line, stays = (Jagged(ids[name].lengths()) for name in ("candidate_item", "moveline_item", "visit_scene"))
         query = self.target(vectors["candidate_item"], vectors["candidate_category"])
         asked = shown.pad(query)
-        context = self.page(torch.cat([vectors[name] for name in _PAGE], 1))
+        context = self.page(torch.cat([vectors[name] for name in PAGE], 1))
         page = context.index_select(0, shown.page)
         tokens = line.pad(self.token(vectors))
         history = shown.unpad(torch.bmm(self.attend(asked, tokens, line.mask), tokens))

@@ -29,12 +29,14 @@ class MultiHead(nn.Module):
         """queries [B, L, d], memory [B, T, d], mask [B, T] of the keys that count (at least one a row; None: all) -> [B, L, d]."""
         keys, values = self.memory(memory).chunk(2, 2)
         allowed = None if mask is None else mask[:, None, None, :]
-        found = F.scaled_dot_product_attention(self._split(self.query(queries)), self._split(keys), self._split(values), allowed,
-                                               is_causal=causal)
+        query, keys, values = (split_heads(x, self.heads) for x in (self.query(queries), keys, values))
+        found = F.scaled_dot_product_attention(query, keys, values, allowed, is_causal=causal)
         return self.out(found.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, d] -> [B, heads, L, d / heads]."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ from models.layers import Jagged, MatchChannels, Mlp, TargetAttention
 from models.losses import Terms, page_terms
 
 _TOKEN = ("moveline_item", "moveline_category", "moveline_scene", "moveline_action", "moveline_age")
-_PAGE = ("scene", "scenario", "hour", "trigger_item", "trigger_category")
+PAGE = ("scene", "scenario", "hour", "trigger_item", "trigger_category")
 
 
 class DinConfig(ModelConfig):
@@ -43,7 +43,7 @@ class Din(Model):
         self.token = nn.Linear(len(_TOKEN) * d, d)
         self.visit = nn.Linear(3 * d + len(VISIT_DENSE), d)
         self.candidate = nn.Linear(2 * d, d)
-        self.page = nn.Linear(len(_PAGE) * d, d)
+        self.page = nn.Linear(len(PAGE) * d, d)
         self.attend_tokens = TargetAttention(d, config.attention_hidden)
         self.attend_visits = TargetAttention(d, config.attention_hidden)
         self.match_item = MatchChannels(3 * d, c)
@@ -61,7 +61,7 @@ class Din(Model):
         padded = shown.pad(query)
         tokens, token_match = self._tokens(ids, vectors, shown, padded)
         visits, visit_match = self._visits(batch, ids, vectors, shown, padded)
-        page = self.page(torch.cat([vectors[name] for name in _PAGE], 1)).index_select(0, shown.page)
+        page = self.page(torch.cat([vectors[name] for name in PAGE], 1)).index_select(0, shown.page)
         same = [equals_trigger(ids, field, shown) for field in ("item", "category")]
         dense = torch.cat([token_match, visit_match, batch.candidate_dense, *same], 1)
         summary = torch.stack([(query * other).sum(1) for other in (tokens, visits, page)], 1)

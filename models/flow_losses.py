@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.flow_metrics import at_steps
 from models.layers import Jagged
 from models.sphere import acceleration, angle, around_heading
 
@@ -51,7 +52,7 @@ def info_nce(flow: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others
     ----------
     flow : [R, K, d]. target : [F, d] unit vectors of the futures. steps : where the futures lie; at most K a cut. weight : [R].
     """
-    ahead = flow.flatten(0, 1).index_select(0, steps.page * flow.shape[1] + steps.place)
+    ahead = at_steps(flow, steps)
     positive = (ahead * target).sum(1) / temperature
     own = weight.index_select(0, steps.page)
     total = positive.new_zeros(())

@@ -27,10 +27,15 @@ def recalls(flow: Tensor, target: Tensor, item: Tensor, steps: Jagged, others: T
     ----------
     flow : [R, K, d]. target, item : [F, d] and [F] of the futures, lying as `steps` says. others, other_item : [n, d] and [n].
     """
-    ahead = flow.flatten(0, 1).index_select(0, steps.page * flow.shape[1] + steps.place)
+    ahead = at_steps(flow, steps)
     better = ahead @ others.T >= (ahead * target).sum(1, keepdim=True)
     rank = (better & (item[:, None] != other_item[None, :])).sum(1)
     return torch.stack([(rank < limit).to(flow.dtype) for limit in at])
+
+
+def at_steps(flow: Tensor, steps: Jagged) -> Tensor:
+    """[F, d] the step of its flow [R, K, d] that each future lies at; futures lie as `steps` says, at most K a cut."""
+    return flow.flatten(0, 1).index_select(0, steps.page * flow.shape[1] + steps.place)
 
 
 def pairwise_cosine(flow: Tensor) -> Tensor:

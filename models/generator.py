@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from feature_store.collate import flat, jagged, lengths
-from feature_store.encoded_set import EncodedSet
+from feature_store.encoded_set import EncodedSet, file_digest
 from feature_store.encoding import TOKEN_FEATURES, VISIT_DENSE, VISIT_FEATURES
 from feature_store.errors import ModelError
 from feature_store.folds import fold_of
@@ -92,7 +92,7 @@ class Generator:
     def digest(self) -> str:
         """Names all that the flow of a page depends on: settings, weights and vocabularies."""
         folders = [part_folder(self.folder, fold) for fold in range(self.folds)]
-        return _digest([[describe(folder)["config"], _file_digest(folder / WEIGHTS), part.words.digest]
+        return _digest([[describe(folder)["config"], file_digest(folder / WEIGHTS), part.words.digest]
                         for folder, part in zip(folders, self._parts, strict=True)])
 
     @torch.no_grad()
@@ -106,7 +106,6 @@ class Generator:
                 some = place[start:start + _PAGES_AT_ONCE]
                 found[some] = _flow(part, pages.take(pa.array(some)))
         return found
-
 
     @torch.no_grad()
     def items(self, users: pa.Array, item: pa.Array, category: pa.Array) -> np.ndarray:
@@ -239,8 +238,3 @@ def _index_of_field(words: Vocabulary, own: Vocabulary, field: str) -> np.ndarra
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

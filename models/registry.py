@@ -78,6 +78,14 @@ class Version:
         return f"models:/{self.name}/{self.version}"
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A registered version, and its artifact on this machine."""
+
+    version: Version
+    folder: Path
+
+
 def _reached(method: Callable[Concatenate["Registry", P], R]) -> Callable[Concatenate["Registry", P], R]:
     """Errors of MLflow in a method are a ModelError that names the address."""
     @wraps(method)

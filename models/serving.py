@@ -115,7 +115,7 @@ def to_pages(rows: pd.DataFrame, wanted: tuple[str, ...] = PAGE_COLUMNS,
             wrong = np.flatnonzero(rows[name].map(len).to_numpy() != length)
             if len(wrong):
                 raise RefusedInput(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
-                                 f"{length[wrong[0]]}; they need one value each for the same things")
+                                   f"{length[wrong[0]]}; they need one value each for the same things")
     return pa.table(columns)
 
 

@@ -21,9 +21,9 @@ from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
 from jobs import train_models
 from jobs.train_models import train_model
-from jobs.warm import WarmStart, check_fits
+from jobs.warm import check_fits
 from models.artifact import VOCABULARY
-from models.registry import Registry, load
+from models.registry import Fetched, Registry, load
 from models.serving import serving_pages
 from tests.models.registered import IDS, raw_pages
 
@@ -177,7 +177,7 @@ def test_a_champion_whose_ids_mean_something_else_is_no_start(conf: Path, spark:
     entries = pa.table({"field": ["item"], "id": ["i1"], "index": [5], "first_time": first})
     Vocabulary(entries, buckets=4).save(tmp_path / VOCABULARY)
     made = train_model(conf, "item2vec", spark=spark)
-    start = WarmStart(made.version, Registry().folder(made.version))
+    start = Fetched(made.version, Registry().folder(made.version))
     check_fits(start, made.folder / "model" / VOCABULARY)
     with pytest.raises(ModelError, match=r"item2vec/\d+ was trained with a vocabulary that is no earlier state .* without --warm"):
         check_fits(start, tmp_path / VOCABULARY)
