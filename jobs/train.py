@@ -132,7 +132,7 @@ def spec_of(recipe: Recipe, name: str, train_set: EncodedSet, validate_set: Enco
         validate_set = None
     previous = describe(warm_from)["rows"] if warm_from else None
     rows = capacities({table: size for table, size in train_set.table_rows.items() if table not in BUCKET_ROWS}, previous)
-    settings = recipe.models.get(name, {})
+    settings = model_class(name).fitted(recipe.models.get(name, {}), train_set)
     ahead = _flows(train_set, validate_set, vocabulary, generator)
     key = fingerprint({"model": name, "settings": settings, "rows": rows, "train": train_set.digest, "code": code_revision(),
                        "validate": validate_set.digest if validate_set else "", "warm": _digest(warm_from), "shards": SHARDS,

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from feature_store.batch import TABLES, FlowBatch, PageBatch, PairBatch
+from feature_store.encoded_set import EncodedSet
 from feature_store.errors import ModelError
 from models.embeddings import Tables
 from models.layers import HashedDropout
@@ -72,6 +73,11 @@ class Model(nn.Module):
             key = ".".join(str(part) for part in first["loc"])
             known = ", ".join(cls.config_type.model_fields)
             raise ModelError(f"model {cls.name}: setting {key}: {first['msg']}; its settings are {known}") from error
+
+    @classmethod
+    def fitted(cls, settings: Mapping[str, Any], train_set: EncodedSet) -> dict[str, Any]:
+        """The settings of a run on some training rows; a model may take numbers from those rows that its settings leave open."""
+        return dict(settings)
 
     def set_step(self, step: int) -> None:
         """Tell the dropout layers which step this is; their masks depend on nothing else."""

@@ -3,11 +3,13 @@
 from feature_store.errors import ModelError
 from models.amen import Amen
 from models.base import Model
+from models.ccn import Ccn
 from models.din import Din
+from models.intent import Dei2n, Dihn
 from models.item2vec import Item2vec
 from models.nif import Nif
 
-CATALOG: dict[str, type[Model]] = {model.name: model for model in (Amen, Din, Item2vec, Nif)}
+CATALOG: dict[str, type[Model]] = {model.name: model for model in (Amen, Ccn, Dei2n, Dihn, Din, Item2vec, Nif)}
 """Every model a recipe may name."""
 
 

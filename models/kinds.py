@@ -2,5 +2,6 @@
 
 from feature_store.encoded_set import Kind
 
-READS: dict[str, Kind] = {"din": "pages", "item2vec": "pairs", "nif": "flows", "amen": "pages"}
+READS: dict[str, Kind] = {"din": "pages", "item2vec": "pairs", "nif": "flows", "amen": "pages", "ccn": "pages", "dihn": "pages",
+                         "dei2n": "pages"}
 """Model name -> what a row is that it is trained on."""

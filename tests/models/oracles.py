@@ -102,3 +102,30 @@ def attended(query: Array, keys: Array, values: Array, heads: int) -> Array:
         score = np.exp(k @ q / math.sqrt(len(q)))
         out.append(score / score.sum() @ v)
     return np.concatenate(out)
+
+
+def page_pair_losses(vector: Array, page: Array, clicked: Array, weight: Array, tau: float) -> tuple[list[float], list[int]]:
+    """Of viewed items of one page: sums of -log sigmoid(+-cosine / tau) and numbers of co-click, co-non-click, mono-click pairs."""
+    unit_vector, sums, counts = unit(vector), [0.0, 0.0, 0.0], [0, 0, 0]
+    for i in range(len(page)):
+        for j in range(i):
+            if page[i] == page[j] and weight[i] > 0 and weight[j] > 0:
+                kind = 2 if clicked[i] != clicked[j] else 0 if clicked[i] else 1
+                score = unit_vector[i] @ unit_vector[j] / tau
+                sums[kind] += float(np.logaddexp(0.0, score if kind == 2 else -score))
+                counts[kind] += 1
+    return sums, counts
+
+
+def page_contrast(vector: Array, page: Array, clicked: Array, weight: Array, tau: float) -> tuple[float, int]:
+    """Over anchors with both an item alike and one unlike on their page: -mean over those alike of log softmax over all others."""
+    unit_vector, total, anchors = unit(vector), 0.0, 0
+    for i in range(len(page)):
+        others = [j for j in range(len(page)) if j != i and page[j] == page[i] and weight[i] > 0 and weight[j] > 0]
+        alike = [j for j in others if clicked[j] == clicked[i]]
+        if alike and len(alike) < len(others):
+            score = {j: unit_vector[i] @ unit_vector[j] / tau for j in others}
+            log_sum = math.log(sum(math.exp(s) for s in score.values()))
+            total += float(np.mean([log_sum - score[j] for j in alike]))
+            anchors += 1
+    return total, anchors
