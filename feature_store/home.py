@@ -11,8 +11,16 @@ def home() -> Path:
 
 def lake_root(recipe_name: str) -> str:
     """The folder (any Hadoop path when MOVELINE_LAKE is set) under which the tables of one recipe lie."""
-    base = os.environ.get("MOVELINE_LAKE") or str(home() / "lake")
-    return f"{base.rstrip('/')}/{recipe_name}"
+    return f"{_lakes()}/{recipe_name}"
+
+
+def ledger_root() -> str:
+    """The folder of the ledger of aliases (`models.ledger`), beside the lakes of all recipes, none of which begins with `_`."""
+    return f"{_lakes()}/_ledger"
+
+
+def _lakes() -> str:
+    return (os.environ.get("MOVELINE_LAKE") or str(home() / "lake")).rstrip("/")
 
 
 def raw_root(recipe_name: str) -> Path:

@@ -22,7 +22,9 @@ from mlflow.types.schema import Array
 from feature_store.contracts import PAGES
 from feature_store.errors import ModelError
 from feature_store.home import home, tracking_uri
+from models.aliases import ANY, Alias
 from models.artifact import describe
+from models.ledger import PROMOTE, Change
 from models.tracking import ask, reaching
 
 CHAMPION = "champion"
@@ -145,12 +147,49 @@ class Registry:
         return dict(self.client.get_run(version.run_id).data.metrics)
 
     @_reached
-    def set_alias(self, version: Version, alias: str = CHAMPION, reason: str = "") -> Version:
-        """Point an alias to a version, and note on it why."""
-        self.client.set_model_version_tag(version.name, str(version.version), f"alias.{alias}", reason or "set by hand")
-        self.client.set_registered_model_alias(version.name, alias, str(version.version))
-        return Version(version.name, version.version, version.run_id, version.fingerprint, tuple(sorted({*version.aliases, alias})),
-                       {**version.tags, f"alias.{alias}": reason})
+    def set_alias(self, version: Version, alias: str = CHAMPION, reason: str = "", *, action: str = PROMOTE,
+                  numbers: Mapping[str, float] | None = None, instead_of: int = ANY) -> Version:
+        """Point an alias to a version: the one way in which an alias is changed. Every change is an entry of the ledger.
+
+        The ledger comes first and decides who wins; a change that was cut short after it is finished by the next one.
+
+        Parameters
+        ----------
+        action, reason, numbers : what the entry says. instead_of : number of the version that the decision was made against,
+            `models.ledger.NOBODY` for none, ANY for whichever it is now.
+
+        Raises
+        ------
+        ConflictError : the alias does not stand on `instead_of` any more, or somebody else changes it at this moment.
+        """
+        self._get(version)  # the ledger names no version that does not exist
+        change = Change(action, instead_of, version.version, reason or "set by hand", numbers or {})
+        Alias(self.client, version.name, alias).move(change)
+        return self._get(version)
+
+    @_reached
+    def previous(self, name: str, alias: str = CHAMPION) -> Version | None:
+        """The version the alias stood on before the present one, as the ledger has it; None when there is none left."""
+        there = {v.version: v for v in self.versions(name)}
+        before = Alias(self.client, name, alias).stood_on()[:-1] if there else []
+        return next((there[v] for v in reversed(before) if v in there), None)
+
+    @_reached
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Write tags on a version."""
+        for key, value in _texts(tags).items():
+            self.client.set_model_version_tag(version.name, str(version.version), key, value)
+
+    @_reached
+    def log_metrics(self, version: Version, metrics: Mapping[str, float]) -> None:
+        """Write metrics on a version, which are those of its run."""
+        for key, value in metrics.items():
+            self.client.log_metric(version.run_id, key, value)
+
+    @_reached
+    def _get(self, version: Version) -> Version:
+        found = self.client.get_model_version(version.name, str(version.version))
+        return _version(found, self.client.get_registered_model(version.name).aliases)
 
     def register(self, candidate: Candidate) -> Version:
         """Log a run with everything about the candidate, and register it; a fingerprint that is registered already is returned.

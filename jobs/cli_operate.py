@@ -1,0 +1,65 @@
+"""`moveline promote | rollback | history`: which version is used, and how it came there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from feature_store.recipe import load_recipe
+from jobs.cli import DEFAULT_CONF, Conf, Json, say, say_json
+from jobs.cli_models import Model, OnlyConf
+
+Version = Annotated[str, typer.Argument(help="Number of a registered version, see `moveline models`.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the ledger.")]
+PANEL = "Operate"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (promote, rollback, history):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def promote(model: Model, version: Version, conf: Conf = DEFAULT_CONF, reason: Reason = "") -> None:
+    """Make a version the champion by hand, whatever the gate said of it.
+
+    Example: `moveline promote din 3 --reason "the drop came from a broken log"`
+    """
+    from jobs.promote import promote as run
+
+    made = run(load_recipe(conf), model, version, reason)
+    say(f"{made.name}: version {made.version} is champion")
+
+
+def rollback(model: Model, conf: Conf = DEFAULT_CONF, reason: Reason = "") -> None:
+    """Return to the champion before the present one, in one step.
+
+    Example: `moveline rollback din --reason "clicks fell"`
+    """
+    from jobs.promote import rollback as run
+
+    made = run(load_recipe(conf), model, reason)
+    say(f"{made.name}: version {made.version} is champion again")
+
+
+def history(model: Annotated[str, typer.Argument(help="Only this model of the recipe.")] = "", conf: OnlyConf = None,
+            as_json: Json = False) -> None:
+    """The ledger: every change of an alias, oldest first, with who made it and why.
+
+    Examples: `moveline history`, `moveline history din --conf conf/simulated.yaml --json`
+    """
+    from jobs.cli_inspect import show
+    from models.ledger import read
+
+    name = f"{load_recipe(conf or Path(DEFAULT_CONF)).name}-{model}" if model else ""
+    only = load_recipe(conf).name if conf else None
+    entries = [e for e in read(model=name) if only in (None, e.model.partition("-")[0])]
+    if as_json:
+        say_json([vars(e) for e in entries])
+    elif entries:
+        show("history", [{
+            "time": f"{e.time:%Y-%m-%d %H:%M:%S}", "model": e.model, "alias": e.alias, "what": e.action,
+            "from": e.from_version or "", "to": e.to_version or "", "why": e.reason,
+            "numbers": ", ".join(f"{k} {v:.4f}" for k, v in e.numbers.items()), "by": e.by} for e in entries])
+    else:
+        say("no alias was ever set; `moveline train_model din` registers a first champion")
