@@ -1,24 +1,30 @@
 """Row groups of Parquet files, whole, as Arrow tables: scheduled, shuffled and sharded by petastorm.
 
-petastorm's batch reader wants every list of a column to be of one length. Only its results-queue reader does: replaced by
-`_WholeTables`, the table a worker read reaches us as it is.
+petastorm's batch reader wants every list of a column to be of one length. Only its worker and its results-queue reader do: with
+`_WholeGroups` and `_WholeTables` in their place, the table a thread read reaches us as it is.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from petastorm import make_batch_reader
+from petastorm.fs_utils import get_filesystem_and_path_or_paths
+from petastorm.reader import Reader
 from petastorm.workers_pool import EmptyResultError
+from petastorm.workers_pool.thread_pool import ThreadPool
+from petastorm.workers_pool.worker_base import WorkerBase
 
 from feature_store.errors import TableError
 
 _PICKLED_SCHEMA = b"dataset-toolkit.unischema.v1"
 _TABLES_AHEAD = 4
+_LOOK_EVERY_S = 0.0005
+"""How often petastorm looks whether its readers need more work. It hands out workers + 2 row groups a look; by default it looks a
+hundred times a second, which bounds the rate however fast the files are."""
 
 # petastorm calls Arrow's former dataset interface, and from threads of its own: its warnings are not the user's.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
@@ -82,17 +88,38 @@ def read_tables(files: Sequence[str], columns: Sequence[str] | None = None, *, s
     workers : reading threads; with one, the order is the same on every pass.
     """
     fields = None if columns is None else [f"^{c}$" for c in columns]
-    urls = [f"file://{Path(f).absolute()}" for f in files]
-    reader = make_batch_reader(urls, schema_fields=fields, reader_pool_type="thread", workers_count=workers, seed=seed,
-                               results_queue_size=_TABLES_AHEAD, shuffle_row_groups=seed is not None, cur_shard=shard,
-                               shard_count=shards)
-    reader._results_queue_reader = _WholeTables()
+    filesystem, paths = get_filesystem_and_path_or_paths([f"file://{Path(f).absolute()}" for f in files])
+    reader = Reader(filesystem, paths, schema_fields=fields, worker_class=_WholeGroups, is_batched_reader=True,
+                    reader_pool=ThreadPool(workers, _TABLES_AHEAD), seed=seed, shuffle_row_groups=seed is not None,
+                    cur_shard=shard, shard_count=shards)
+    reader.ventilator._ventilation_interval = _LOOK_EVERY_S
     try:
         for table in reader:
             yield table if columns is None else table.select(list(columns))
     finally:
         reader.stop()
         reader.join()
+
+
+class _WholeGroups(WorkerBase):
+    """A reading thread: hands over row groups whole. It reads the footer of a file once, petastorm's own twice a row group."""
+
+    def __init__(self, worker_id: int, publish: Callable[[pa.Table], None], args: tuple[Any, ...]) -> None:
+        super().__init__(worker_id, publish, args)
+        self._columns, self._pieces = list(args[2].fields), args[4]
+        self._open: dict[str, pq.ParquetFile] = {}
+
+    @staticmethod
+    def new_results_queue_reader() -> "_WholeTables":
+        """What the reader takes the tables from."""
+        return _WholeTables()
+
+    def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
+        """Read one row group. Its arguments are named by petastorm, which uses only the first here."""
+        piece = self._pieces[piece_index]
+        if piece.path not in self._open:
+            self._open[piece.path] = pq.ParquetFile(piece.path, memory_map=True)
+        self.publish_func(self._open[piece.path].read_row_group(piece.row_group, columns=self._columns, use_threads=False))
 
 
 class _WholeTables:
