@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,11 +28,13 @@ from jobs.evaluate import evaluate, save
 from jobs.futures import futures_of_pages, oracle_flow
 from jobs.train import launch, spec_of
 from jobs.train_models import Part, encoded, train_parts, window_state
+from models.bootstrap import DETECTABLE
 from models.evaluation import headline
 from models.generator import Generator, cached_flow
 
 FULL = "amen"
 METRICS = ("gauc", "page_gauc", "auc", "log_loss")
+_NORMAL = 1.96
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; with more, the last is a little too wide."""
 
@@ -156,7 +158,8 @@ def run_arm(conf: str | Path, prepared: Prepared, name: str, seed: int) -> dict[
     truth = raw_root(recipe.name) / "truth" if recipe.simulator is not None else None
     result = evaluate(out, sets["train"], sets["test"], truth, flow.get("test"))
     history = json.loads((out / _RESULT).read_text())["history"]
-    found = {"arm": name, "seed": seed, "seconds": time.perf_counter() - started, "metrics": headline(result), "history": history}
+    found = {"arm": name, "seed": seed, "seconds": time.perf_counter() - started, "metrics": headline(result), "history": history,
+             "draws": {metric: result["draws"][metric] for metric in METRICS}}
     save(found, path)
     return found
 
@@ -198,38 +201,55 @@ def _of_others(flow: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A difference of two arms with its 95 % interval, and the smallest true one that would be found four times in five (nan below
+    two seeds)."""
+
+    value: float
+    low: float
+    high: float
+    detectable: float
+
+
+@dataclass(frozen=True)
 class Row:
-    """One arm in the table: mean of a metric over the seeds, and of the full model minus the arm, seed by seed."""
+    """One arm in the table: mean of a metric over the seeds, and the full model minus the arm, over the seeds that both have."""
 
     arm: str
     seeds: int
     means: dict[str, float]
-    apart: dict[str, tuple[float, float, float]]
+    apart: dict[str, Apart]
 
 
 def compare(results: Iterable[dict[str, Any]]) -> list[Row]:
-    """The arms in the order of `ARMS`; differences have 95 % t intervals over the seeds that both have (nan below two)."""
-    metrics: dict[str, dict[int, dict[str, float]]] = {}
+    """The arms in the order of `ARMS`, each beside the full model (`apart`)."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
     for result in results:
-        metrics.setdefault(result["arm"], {})[result["seed"]] = result["metrics"]
+        found.setdefault(result["arm"], {})[result["seed"]] = result
+    full = found.get(FULL, {})
     rows = []
-    for arm in (name for name in ARMS if name in metrics):
-        own = metrics[arm]
-        both = sorted(set(own) & set(metrics.get(FULL, {})))
-        rows.append(Row(arm, len(own), {m: statistics.fmean(r[f"test.{m}"] for r in own.values()) for m in METRICS},
-                        {m: _interval([metrics[FULL][s][f"test.{m}"] - own[s][f"test.{m}"] for s in both]) for m in METRICS}))
+    for arm in (name for name in ARMS if name in found):
+        means = {m: statistics.fmean(r["metrics"][f"test.{m}"] for r in found[arm].values()) for m in METRICS}
+        rows.append(Row(arm, len(found[arm]), means, {m: apart(full, found[arm], m) for m in METRICS}))
     return rows
 
 
-def _interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of Student's t."""
-    if not values:
-        return math.nan, math.nan, math.nan
+def apart(left: Mapping[int, dict[str, Any]], right: Mapping[int, dict[str, Any]], metric: str) -> Apart:
+    """The mean difference of two arms (seed -> result) over the seeds that both have.
+
+    Two errors add up: other users (the paired bootstrap of the mean difference) and other seeds (Student's t over the seeds).
+    """
+    seeds = sorted(set(left) & set(right))
+    if not seeds:
+        return Apart(math.nan, math.nan, math.nan, math.nan)
+    values = [left[s]["metrics"][f"test.{metric}"] - right[s]["metrics"][f"test.{metric}"] for s in seeds]
     mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+    if len(seeds) < 2:
+        return Apart(mean, math.nan, math.nan, math.nan)
+    users = np.mean([np.array(left[s]["draws"][metric], float) - np.array(right[s]["draws"][metric], float) for s in seeds], 0)
+    of_users, of_seeds = float(np.nanstd(users, ddof=1)), statistics.stdev(values) / math.sqrt(len(seeds))
+    half = math.hypot(_NORMAL * of_users, _STUDENT[min(len(seeds) - 1, len(_STUDENT)) - 1] * of_seeds)
+    return Apart(mean, mean - half, mean + half, DETECTABLE * math.hypot(of_users, of_seeds))
 
 
 def finished(prepared: Prepared) -> list[dict[str, Any]]:

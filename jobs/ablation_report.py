@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 
 from feature_store.recipe import Recipe
-from jobs.ablation import FULL, METRICS, Prepared, Row, compare, finished
+from jobs.ablation import FULL, METRICS, Apart, Prepared, Row, compare, finished
 from models.registry import Registry
 from models.report_plots import differences
 
@@ -21,7 +20,7 @@ def collect(recipe: Recipe, prepared: Prepared, registry: Registry | None = None
     rows = compare(finished(prepared))
     files = [prepared.folder / TABLE, prepared.folder / PLOT]
     files[0].write_text(table(rows))
-    apart = [(row.arm, *row.apart["gauc"]) for row in rows if row.arm != FULL]
+    apart = [(row.arm, own.value, own.low, own.high) for row in rows if row.arm != FULL and (own := row.apart["gauc"])]
     files[1].write_text(differences(apart, f"GAUC of {FULL} minus the arm"))
     registry = registry or Registry()
     mlflow.set_tracking_uri(registry.uri)
@@ -37,19 +36,19 @@ def collect(recipe: Recipe, prepared: Prepared, registry: Registry | None = None
 
 def table(rows: Sequence[Row]) -> str:
     """The arms as a Markdown table: means, and the full model minus the arm with its interval."""
-    heads = ["arm", "seeds", *METRICS, *(f"{FULL} minus arm, {name}" for name in METRICS[:2])]
+    heads = ["arm", "seeds", *METRICS, *(f"{FULL} minus arm, {name}" for name in METRICS[:3]), "detectable (GAUC)"]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
-        apart = ["" if row.arm == FULL else _apart(row.apart[name]) for name in METRICS[:2]]
+        apart = [*(_apart(row.apart[m]) for m in METRICS[:3]), f"{row.apart['gauc'].detectable:.4f}"]
+        apart = [""] * len(apart) if row.arm == FULL else apart
         lines.append([row.arm, str(row.seeds), *(f"{row.means[name]:.4f}" for name in METRICS), *apart])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _apart(found: tuple[float, float, float]) -> str:
-    mean, low, high = found
-    if np.isnan(mean):
+def _apart(found: Apart) -> str:
+    if math.isnan(found.value):
         return "no seed in common"
-    return f"{mean:+.4f}" + ("" if np.isnan(low) else f" ({low:+.4f} to {high:+.4f})")
+    return f"{found.value:+.4f}" + ("" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]")
 
 
 def written(prepared: Prepared) -> tuple[Path, Path]:

@@ -44,9 +44,9 @@ def window(recipe: Recipe, day: str) -> list[str]:
 
 
 def tables_of(recipe: Recipe) -> list[str]:
-    """The tables that the models of a recipe are trained on."""
-    flows = any(READS.get(model) == "flows" for model in recipe.models)
-    return [*(["pages", "pairs"] if recipe.has_exposures else []), *(["flows"] if flows else [])]
+    """The tables that the models of a recipe are trained on; pages in any case, where there are exposures."""
+    reads = {READS.get(model) for model in recipe.models}
+    return [*(["pages"] if recipe.has_exposures else []), *(name for name in ("pairs", "flows") if name in reads)]
 
 
 def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:

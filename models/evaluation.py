@@ -2,8 +2,9 @@
 
 A result (`dict`) has: `reads`, `rows` (counts), `metrics` (name of a score -> metric -> estimate), `differences` (name of a
 baseline -> metric -> estimate of model - baseline, paired, with the smallest difference these rows could detect), `scenarios`,
-`curves`, and, for a simulated log, `truth`. An estimate is {"value", "low", "high", "error"}; null stands for what the rows
-cannot define.
+`curves`, for pages `draws` (metric -> its value in every resample of users, the same resamples for all results on the same rows, so
+that two results can be compared pairwise), and, for a simulated log, `truth`. An estimate is {"value", "low", "high", "error"};
+null stands for what the rows cannot define.
 """
 
 import math
@@ -84,6 +85,7 @@ def evaluate_pages(shown: Shown, model: Floats, baselines: Mapping[str, Floats],
         "reads": "pages", "rows": shown.counts(),
         "metrics": {name: {metric: plain(estimate(*d)) for metric, d in own.items()} for name, own in drawn.items()},
         "differences": {name: differences(drawn[MODEL], drawn[name]) for name in baselines},
+        "draws": {metric: [_or_none(value) for value in draws] for metric, (_, draws) in drawn[MODEL].items()},
         "scenarios": {str(name): _scenario(shown, model, shown.scenario == name) for name in _distinct(shown.scenario)},
         "curves": {"roc": {name: _roc(shown, score) for name, score in {MODEL: model, **baselines}.items()},
                    "calibration": _calibration(shown, model)},

@@ -85,14 +85,19 @@ def test_the_arms_are_those_that_the_rows_allow_and_others_are_refused(recipe: P
         prepare(recipe, model="din")
 
 
-def test_differences_are_paired_by_seed() -> None:
-    def result(arm: str, seed: int, gauc: float) -> dict:
-        return {"arm": arm, "seed": seed, "metrics": {f"test.{name}": gauc for name in ablation.METRICS}}
+def test_differences_are_paired_by_seed_and_by_user() -> None:
+    def result(arm: str, seed: int, gauc: float, draws: tuple[float, ...] = (0.5, 0.5, 0.5)) -> dict:
+        return {"arm": arm, "seed": seed, "metrics": {f"test.{name}": gauc for name in ablation.METRICS},
+                "draws": {name: list(draws) for name in ablation.METRICS}}
 
     rows = compare([result("amen", 1, 0.6), result("amen", 2, 0.8), result("no NIF", 1, 0.5), result("no NIF", 2, 0.6),
                     result("din", 2, 0.4)])
     by_arm = {row.arm: row for row in rows}
-    mean, low, high = by_arm["no NIF"].apart["gauc"]
+    own = by_arm["no NIF"].apart["gauc"]
     half = 12.706 * math.sqrt(0.005) / math.sqrt(2)
-    assert (mean, low, high) == pytest.approx((0.15, 0.15 - half, 0.15 + half))
-    assert by_arm["din"].apart["gauc"][0] == pytest.approx(0.4) and math.isnan(by_arm["din"].apart["gauc"][1])
+    assert (own.value, own.low, own.high) == pytest.approx((0.15, 0.15 - half, 0.15 + half))
+    assert by_arm["din"].apart["gauc"].value == pytest.approx(0.4) and math.isnan(by_arm["din"].apart["gauc"].low)
+    same = {s: result("amen", s, 0.6, (0.5, 0.6, 0.7)) for s in (1, 2)}
+    other = {s: result("din", s, 0.5, (0.4, 0.4, 0.4)) for s in (1, 2)}
+    own = ablation.apart(same, other, "gauc")
+    assert (own.low, own.high) == pytest.approx((0.1 - 1.96 * 0.1, 0.1 + 1.96 * 0.1))
