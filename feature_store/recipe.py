@@ -143,6 +143,22 @@ class Split(Strict):
         return self
 
 
+class Gate(Strict):
+    """When a new version becomes champion. It and the champion score the same pages, which neither was trained on.
+
+    `enabled` decides, `dry_run` writes down what it would have decided, `disabled` compares nothing; both of them promote.
+    """
+
+    mode: Literal["disabled", "dry_run", "enabled"] = "dry_run"
+    days: int = Field(1, ge=1, le=28, description="compare on the first so many closed days after both were trained")
+    min_users: int = Field(100, ge=1, description="with fewer users who saw these pages, nothing is promoted")
+    max_gauc_loss: float = Field(0.01, ge=0, le=1, description="the 95 % interval of candidate - champion lies above minus this")
+    max_ndcg_loss: float = Field(0.01, ge=0, le=1, description="the same of NDCG@10 of a page")
+    min_gauc: float = Field(0.5, ge=0, le=1, description="of a first version, which has no champion to be compared with")
+    max_calibration_error: float = Field(0.05, ge=0, le=1)
+    max_bias: float = Field(0.25, ge=0, description="share by which the promised clicks may differ from those there were")
+
+
 class Days(Strict):
     """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
@@ -174,6 +190,7 @@ class Recipe(Strict):
     pairs: Pairs = Pairs()
     flows: Flows = Flows()
     split: Split = Split()
+    gate: Gate = Gate()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 

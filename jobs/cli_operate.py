@@ -1,4 +1,4 @@
-"""`moveline promote | rollback | history`: which version is used, and how it came there."""
+"""`moveline gate | promote | rollback | history`: which version is used, and how it came there."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +16,34 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (promote, rollback, history):
+    for command in (gate, promote, rollback, history):
         app.command(rich_help_panel=PANEL)(command)
+
+
+def gate(model: Model, version: Annotated[str, typer.Argument(help="Its number; empty: the newest version.")] = "",
+         conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
+    """Compare a version with the champion on the first closed days after both, and make it champion unless the gate refuses.
+
+    Registering asks the gate, too; asked again some days later, it compares on days that nobody had looked at.
+
+    Example: `moveline gate din --conf conf/simulated.yaml`
+    """
+    from feature_store.home import lake_root
+    from feature_store.tables import Lake
+    from jobs.gate import gate as run
+    from jobs.gate import told
+    from jobs.promote import registered, version_of
+    from models.registry import Registry
+
+    recipe, registry = load_recipe(conf), Registry()
+    chosen = version_of(recipe, model, version, registry) if version else registered(recipe, model, registry)[1][0]
+    made = run(recipe, Lake(lake_root(recipe.name)), chosen, registry)
+    numbers = {k: v for k, v in registry.metrics(made).items() if k.startswith("gate.")}
+    if as_json:
+        say_json({"model": made.name, "version": made.version, "aliases": made.aliases, "numbers": numbers,
+                  **{k: v for k, v in made.tags.items() if k.startswith("gate.")}})
+    else:
+        say(told(made, numbers))
 
 
 def promote(model: Model, version: Version, conf: Conf = DEFAULT_CONF, reason: Reason = "") -> None:

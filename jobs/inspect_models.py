@@ -6,6 +6,7 @@ from typing import Any
 from feature_store.home import tracking_uri
 
 FINGERPRINT_TAG = "fingerprint"
+DECISION_TAG = "gate.decision"
 _SHOWN = 6
 BASELINES = ("popularity", "base_rate")
 
@@ -58,15 +59,17 @@ def _headline(metrics: dict[str, float]) -> str:
 
 
 def trained_on(rows: list[dict[str, Any]], fingerprint: str) -> set[str]:
-    """Names of the models that have a finished version of these tables: one with an alias, or one that a newer one took it from.
+    """Names of the models that have a finished version of these tables: one the gate decided about, one with an alias, or one that
+    a newer one took it from.
 
-    A run that was killed between registering and setting the alias leaves a version that is not finished.
+    A run that was killed between registering and the gate leaves a version that is not finished.
     """
     finished: dict[str, int] = {}
     for row in rows:
         if row["alias"]:
             finished[row["model"]] = max(finished.get(row["model"], 0), row["version"])
-    return {r["model"] for r in rows if r["fingerprint"] == fingerprint and r["version"] <= finished.get(r["model"], 0)}
+    return {r["model"] for r in rows if r["fingerprint"] == fingerprint
+            and (DECISION_TAG in r.get("tags", {}) or r["version"] <= finished.get(r["model"], 0))}
 
 
 def beside_baselines(version: dict[str, Any]) -> list[dict[str, Any]]:

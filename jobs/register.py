@@ -17,6 +17,7 @@ from feature_store.revision import code_revision
 from feature_store.tables import Lake, fingerprint
 from feature_store.vocabulary import Vocabulary
 from jobs.evaluate import names, picture, save
+from jobs.gate import gate
 from models.artifact import VOCABULARY, describe
 from models.evaluation import Result, headline
 from models.generator import GENERATOR, Generator
@@ -24,7 +25,6 @@ from models.registry import CHAMPION, Candidate, Registry, Version
 from models.report import report
 from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, serving_pages
 
-NO_GATE = "newest model: aliases are set without a gate so far"
 _TABLES = ("pages", "pairs", "flows", "movelines", "visits", "vocabulary")
 
 
@@ -52,9 +52,10 @@ class Judged:
 
 
 def register(recipe: Recipe, lake: Lake, judged: Judged, folder: str | Path, registry: Registry | None = None) -> Version:
-    """Write report and manifest into `folder`, log everything to MLflow, and point the alias `champion` to the new version.
+    """Write report and manifest into `folder`, log everything to MLflow, and let the gate decide whether it becomes champion.
 
-    A fingerprint that is registered already keeps its version. Raises ModelError when the tracking server refuses.
+    A fingerprint that is registered already keeps its version. Raises ModelError when the tracking server refuses, and as
+    `jobs.gate.gate` does.
     """
     registry, folder = registry or Registry(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def register(recipe: Recipe, lake: Lake, judged: Judged, folder: str | Path, reg
         name=f"{recipe.name}-{judged.name}", experiment=recipe.name, folder=judged.artifact, fingerprint=judged.fingerprint,
         example=example(described["reads"], lake, judged), metrics=headline(judged.result), params=described["config"], tags=tags,
         curve={int(row["epoch"]): _numbers(row) for row in judged.history}, files=files))
-    return version if CHAMPION in version.aliases else registry.set_alias(version, CHAMPION, NO_GATE)
+    return version if CHAMPION in version.aliases else gate(recipe, lake, version, registry)
 
 
 def lineage(recipe: Recipe, lake: Lake, judged: Judged) -> dict[str, str]:

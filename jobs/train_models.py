@@ -1,4 +1,4 @@
-"""The whole of one model: encode, train, evaluate, register, set the alias. Each stage's result is kept, so that a run that was cut
+"""The whole of one model: encode, train, evaluate, register, gate. Each stage's result is kept, so that a run that was cut
 short goes on where it stopped, and tables that a version was trained on already are not trained on again."""
 
 import json
@@ -18,6 +18,7 @@ from feature_store.session import spark_session
 from feature_store.tables import Lake
 from jobs.encode import encode_training
 from jobs.evaluate import evaluate, evaluate_generator, save
+from jobs.gate import DECISION
 from jobs.register import Judged, register
 from jobs.snapshot import Snapshot, snapshot, tables_of
 from jobs.train import TrainResult, check_processes, train
@@ -28,7 +29,9 @@ from models.generator import part_folder, seal
 from models.registry import CHAMPION, Fetched, Registry, Version
 
 log = logging.getLogger("moveline.train")
-ALIAS_NOTE = f"alias.{CHAMPION}"
+FINISHED = {DECISION, f"alias.{CHAMPION}"}
+"""Tags of which a version has one when nothing is left to do for it."""
+
 _RESULT = "result.json"
 T = TypeVar("T")
 _SHOWN = ("auc", "gauc", "ndcg_5", "log_loss", "recall_50", "recall_200")
@@ -55,13 +58,13 @@ class TrainedModel:
     def __str__(self) -> str:
         found = ", ".join(f"{name} {self.metrics[f'test.{name}']:.4f}" for name in _SHOWN if f"test.{name}" in self.metrics)
         how = "was registered already for these tables" if self.reused else f"registered in {self.seconds:.0f} s"
-        return (f"{self.version.name} version {self.version.version} {how}; alias {', '.join(self.version.aliases) or '(none)'}; "
-                f"test: {found or 'no metric is defined on these rows'}")
+        return (f"{self.version.name} version {self.version.version} {how}; gate {self.version.tags.get(DECISION, '(not asked)')}; "
+                f"alias {', '.join(self.version.aliases) or '(none)'}; test: {found or 'no metric is defined on these rows'}")
 
 
 def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint: str | None = None, *,
                 spark: Any = None, processes: int = 1, warm: bool = False) -> TrainedModel:
-    """Train a model of a recipe on the days that end with `ds`, judge it, register it, and set the alias `champion`.
+    """Train a model of a recipe on the days that end with `ds`, judge and register it; the gate decides if it is champion.
 
     Parameters
     ----------
@@ -83,8 +86,8 @@ def train_model(conf: str | Path, model: str, ds: str | None = None, fingerprint
         log.info("the tables changed since %s was seen: training on %s", fingerprint, found.fingerprint)
     registry = Registry()
     version = registry.find(f"{recipe.name}-{model}", found.fingerprint)
-    # A run that was cut short between registering and setting the alias is finished by `register`.
-    reused = version is not None and ALIAS_NOTE in version.tags
+    # A run that was cut short between registering and the gate's decision is finished by `register`.
+    reused = version is not None and bool(FINISHED & set(version.tags))
     start = champion(registry, f"{recipe.name}-{model}") if warm and not reused else None
     folder = run_folder(recipe, model, found.fingerprint, start)
     if version is None or not reused:

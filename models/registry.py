@@ -162,10 +162,10 @@ class Registry:
         ------
         ConflictError : the alias does not stand on `instead_of` any more, or somebody else changes it at this moment.
         """
-        self._get(version)  # the ledger names no version that does not exist
+        self.current(version)  # the ledger names no version that does not exist
         change = Change(action, instead_of, version.version, reason or "set by hand", numbers or {})
         Alias(self.client, version.name, alias).move(change)
-        return self._get(version)
+        return self.current(version)
 
     @_reached
     def previous(self, name: str, alias: str = CHAMPION) -> Version | None:
@@ -187,7 +187,8 @@ class Registry:
             self.client.log_metric(version.run_id, key, value)
 
     @_reached
-    def _get(self, version: Version) -> Version:
+    def current(self, version: Version) -> Version:
+        """The version as it stands now: its tags and aliases."""
         found = self.client.get_model_version(version.name, str(version.version))
         return _version(found, self.client.get_registered_model(version.name).aliases)
 

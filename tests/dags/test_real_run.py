@@ -23,6 +23,7 @@ def tiny(folder: Path) -> Path:
     content["name"] = "tiny"
     content["simulator"]["users"] = 200
     content["models"] = {"din": {"epochs": 1}}
+    content["gate"] = {"mode": "dry_run"}  # so few users teach no model that a gate would pass
     content["days"]["last"] = "2026-03-03"
     content["split"] = {"train_days": 1, "test_days": 1, "validate_hours": 6}
     path = folder / "tiny.yaml"
