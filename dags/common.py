@@ -15,6 +15,7 @@ from typing import Any
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, Param
 
+from feature_store.local_spark import LOCAL_SPARK
 from feature_store.recipe import Recipe, load_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,12 +30,6 @@ ALWAYS = datetime(2020, 1, 1, tzinfo=UTC)
 
 TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="moveline")
 """Updated when the days that one training run needs are all built; its events carry the fingerprint of those tables."""
-
-_LOCAL_SPARK = {
-    "spark.driver.memory": "2g", "spark.ui.enabled": "false", "spark.log.level": "WARN", "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1", "spark.sql.shuffle.partitions": "4",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",  # as in feature_store.session
-}
 
 
 def recipe() -> Recipe:
@@ -103,7 +98,8 @@ def macros() -> dict[str, Any]:
 def spark_settings() -> dict[str, Any]:
     """Arguments of a `SparkSubmitOperator`; in the cluster profile memory and cores come from the connection and its defaults."""
     return {
-        "application": MAIN, "conn_id": SPARK_CONNECTION, "conf": _LOCAL_SPARK if PROFILE == "compact" else None,
+        "application": MAIN, "conn_id": SPARK_CONNECTION,
+        "conf": {**LOCAL_SPARK, "spark.log.level": "WARN"} if PROFILE == "compact" else None,
         "env_vars": {"PYSPARK_PYTHON": PYTHON, "PYSPARK_DRIVER_PYTHON": PYTHON}, "verbose": False,
     }
 

@@ -13,6 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from feature_store.home import home
+from feature_store.local_spark import LOCAL_SPARK
 
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
@@ -22,16 +23,6 @@ _ALWAYS = {
     # A row may be a whole page or a user's whole day: what a worker holds at once, and Arrow's 2 GB a column, bound the rows.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "8192",
     "spark.ui.showConsoleProgress": "false",
-}
-_LOCAL = {
-    "spark.ui.enabled": "false",
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.sql.shuffle.partitions": "4",
-    "spark.driver.memory": "2g",
-    # A local job lives for a minute: the second compiler costs more than it gives (a demo day: 82 s with it, 62 s without). The
-    # first one alone gets 48 MB for its code; a long session fills that, and then the JVM compiles nothing more.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=512m",
 }
 
 
@@ -44,7 +35,7 @@ def spark_session(app: str) -> SparkSession:
     alone = "SPARK_ENV_LOADED" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ
     if alone:
         builder = builder.master(os.environ.get("MOVELINE_MASTER", "local[2]"))
-        for key, value in _LOCAL.items():
+        for key, value in LOCAL_SPARK.items():
             builder = builder.config(key, value)
     for key, value in _ALWAYS.items():
         builder = builder.config(key, value)
