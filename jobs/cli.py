@@ -91,9 +91,9 @@ def simulate(conf: Conf = DEFAULT_CONF) -> None:
 
 def _load_commands() -> None:
     # They register themselves on `app`; kept apart so that each file has one topic.
-    from jobs import cli_ablate, cli_inspect, cli_models, cli_operate, cli_services
+    from jobs import cli_ablate, cli_inspect, cli_models, cli_operate, cli_services, cli_unseen
 
-    for module in (cli_inspect, cli_models, cli_operate, cli_ablate, cli_services):
+    for module in (cli_inspect, cli_models, cli_operate, cli_ablate, cli_unseen, cli_services):
         module.register(app)
 
 

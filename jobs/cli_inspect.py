@@ -25,23 +25,25 @@ def _lake(recipe: Recipe) -> "Lake":
 
 
 def tables(
-    name: Annotated[str, typer.Argument(help="A table, for its days; `rejects` for the reasons.")] = "",
+    name: Annotated[str, typer.Argument(help="A table, for its days; `rejects`: the reasons; `triggers`: of pages.")] = "",
     conf: Conf = DEFAULT_CONF,
     ds: Ds = "",
     as_json: Json = False,
 ) -> None:
     """What was built: days, rows in and out, rejects and versions of each table.
 
-    Examples: `moveline tables`, `moveline tables pages`, `moveline tables rejects --ds 2026-05-01`
+    Examples: `moveline tables`, `moveline tables pages`, `moveline tables rejects --ds 2026-05-01`, `moveline tables triggers`
     """
     from jobs import inspect_lake
 
     recipe = load_recipe(conf)
     lake = _lake(recipe)
-    if name == "rejects":
+    if name in ("rejects", "triggers"):
         from jobs.run_job import days_asked
+        from jobs.triggers import trigger_shares
 
-        rows: list[dict[str, Any]] = inspect_lake.reject_reasons(lake, days_asked(recipe, ds) if ds else None)
+        count = inspect_lake.reject_reasons if name == "rejects" else trigger_shares
+        rows: list[dict[str, Any]] = count(lake, days_asked(recipe, ds) if ds else None)
     else:
         rows = inspect_lake.days_of(lake, name, ds or None) if name else inspect_lake.overview(lake)
     if as_json:

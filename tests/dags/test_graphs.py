@@ -48,6 +48,7 @@ def test_the_compact_graphs_import_nothing_heavy_and_build_a_day_in_one_applicat
         "train_models": {"choose": ["choose_later", "train_model"], "choose_later": ["train_after_generator"],
                          "train_model": ["train_after_generator"], "train_after_generator": []},
         "ablate": {"plan": ["arm"], "arm": ["collect"], "collect": []},
+        "unseen": {"plan": ["run"], "run": ["collect"], "collect": []},
     }
     assert set(seen["retries"]) == {2} and set(seen["pools"]) == {"moveline"} and "None" not in seen["limits"]
     assert set(seen["max_active"]) == {1} and seen["catchup"] is False
