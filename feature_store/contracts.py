@@ -246,9 +246,21 @@ VOCABULARY = Contract(
     serial=True,
 )
 
+SCORES = Contract(
+    name="scores",
+    row="one page, and the click probability that a registered version gives each of its shown items",
+    schema=pa.schema([
+        _must("page_id", TEXT), _must("user_id", TEXT), _must("cut_time", TIME), _must("scenario", TEXT), _many("item_id", TEXT),
+        _many("position", INT), _many("score", REAL), _must("model", TEXT), _must("model_version", TEXT), _must("ds", TEXT),
+    ]),
+    key=("page_id",),
+    sort=("user_id", "cut_time", "page_id"),
+    partition=("ds", "model", "model_version"),
+)
+
 CONTRACTS = {c.name: c for c in (
     EVENTS, EXPOSURES, CLICKS, ITEMS, USERS, REJECTS, MOVELINES, VISITS, PAGES, PAGES_AT_CLICK, PAIRS, PAIR_COUNTS, FLOWS,
-    VOCABULARY,
+    VOCABULARY, SCORES,
 )}
 """Every contract by table name."""
 

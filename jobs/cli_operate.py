@@ -1,4 +1,4 @@
-"""`moveline gate | promote | rollback | history`: which version is used, and how it came there."""
+"""`moveline gate | promote | rollback | history | score`: which version is used, how it came there, and its scores."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from feature_store.recipe import load_recipe
-from jobs.cli import DEFAULT_CONF, Conf, Json, say, say_json
+from jobs.cli import DEFAULT_CONF, Conf, Ds, Json, say, say_json
 from jobs.cli_models import Model, OnlyConf
 
 Version = Annotated[str, typer.Argument(help="Number of a registered version, see `moveline models`.")]
@@ -16,7 +16,7 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (gate, promote, rollback, history):
+    for command in (gate, promote, rollback, history, score):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -89,3 +89,26 @@ def history(model: Annotated[str, typer.Argument(help="Only this model of the re
             "numbers": ", ".join(f"{k} {v:.4f}" for k, v in e.numbers.items()), "by": e.by} for e in entries])
     else:
         say("no alias was ever set; `moveline train_model din` registers a first champion")
+
+
+def score(model: Model, which: Annotated[str, typer.Option("--version", help="A number, or an alias.")] = "champion",
+          conf: Conf = DEFAULT_CONF, ds: Ds = "", as_json: Json = False) -> None:
+    """Score the pages of a day (the newest, without `--ds`) into the table `scores`, by a Spark job.
+
+    Examples: `moveline score din`, `moveline score din --version 3 --ds 2026-05-01..2026-05-03`
+    """
+    from jobs.promote import version_of
+    from jobs.run_job import days_asked, line
+    from jobs.score import run_score
+    from models.registry import Registry
+
+    recipe, registry = load_recipe(conf), Registry()
+    version = version_of(recipe, model, which, registry)
+    days = days_asked(recipe, ds) if ds else []
+    done = []
+    for result in run_score(recipe, days, version, registry):
+        done.append(vars(result))
+        if not as_json:
+            say(f"{version.uri} {line(result)}")
+    if as_json:
+        say_json({"version": version.uri, "days": done})
