@@ -1,0 +1,70 @@
+"""Graphs that change which version is used, really run (Airflow's `dag.test`) on a real registry."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models import ledger
+from models.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+for dag, conf in json.loads(sys.argv[2]):
+    run = DagBag(dag_folder=sys.argv[1]).dags[dag].test(run_conf=conf)
+    states = {t.task_id: str(t.state) for t in run.get_task_instances()}
+    print("\\nRAN " + json.dumps([str(run.state), states]))
+"""
+"""Runs graphs one after the other with a conf each, in a process of its own."""
+
+
+def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> list[tuple[str, dict[str, str]]]:
+    """State of each run and of its tasks."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "AIRFLOW"))}
+    env = {**keep, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": str(ROOT),
+           "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home), "MOVELINE_CONF": str(conf)}
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", RUN, str(ROOT / "dags"), json.dumps(runs)], env=env, cwd=home, capture_output=True,
+                          text=True, timeout=400)
+    found = [json.loads(line.removeprefix("RAN ")) for line in done.stdout.splitlines() if line.startswith("RAN ")]
+    assert len(found) == len(runs), done.stdout[-3000:] + done.stderr[-3000:]
+    return [(state, tasks) for state, tasks in found]
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe with three versions of din, each of which was champion."""
+    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MOVELINE_LAKE", raising=False)
+    registry = Registry()
+    registry.client.create_registered_model("shop-din")
+    for n in range(3):
+        registry.client.create_model_version("shop-din", f"file:///nowhere/{n}")
+    for version in registry.versions("shop-din")[::-1]:
+        registry.set_alias(version)
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "shop", "models": {"din": {}},
+        "source": {"inputs": {"log": {"path": "log"}}, "events": [{"from": "log", "columns": {}}]}}))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_rollback_needs_the_name_twice_and_is_in_the_ledger_with_its_run(tmp_path: Path, conf: Path) -> None:
+    given = {"conf": str(conf), "model": "din", "reason": "clicks fell"}
+    wrong, right = run_graphs(tmp_path, conf, ("rollback", {**given, "confirm": ""}), ("rollback", {**given, "confirm": "din"}))
+    assert (wrong[0], right[0]) == ("failed", "success")
+    champion = Registry().by_alias("shop-din")
+    assert champion is not None and champion.version == 2
+    newest = ledger.read(model="shop-din")[-1]
+    assert (newest.entry, newest.action, newest.from_version, newest.to_version) == (4, "rollback", 3, 2)
+    assert newest.reason == "clicks fell"
+    assert ", rollback " in newest.by
