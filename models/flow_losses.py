@@ -89,6 +89,23 @@ def _ahead_of_user(user: Tensor, item: Tensor, counts: Tensor) -> Tensor:
     return has.index_select(1, item_at).index_select(0, user_at)
 
 
+def sampled_nce(ahead: Tensor, target: Tensor, item: Tensor, weight: Tensor, others: Tensor, other_item: Tensor, other_logq: Tensor,
+                temperature: float) -> Sum:
+    """As `info_nce`, of M single vectors against the sampled items alone, less the target itself.
+
+    Parameters
+    ----------
+    ahead, target : [M, d] unit vectors. item, weight : [M]. others : [n, d] unit vectors. other_item, other_logq : [n].
+    """
+    if not len(item) or not len(other_item):
+        return ahead.sum() * 0.0, weight.sum()
+    allowed = item[:, None] != other_item[None, :]
+    score = (ahead @ others.T / temperature - other_logq).masked_fill(~allowed, -math.inf)
+    log_others = torch.logsumexp(score, 1) - allowed.sum(1).clamp(min=1).to(score.dtype).log()
+    loss = F.softplus(log_others - (ahead * target).sum(1) / temperature)
+    return (loss * weight).sum(), weight.sum()
+
+
 def flat_diversity(flow: Tensor, weight: Tensor, margin: float) -> Sum:
     """Reconstruction: squared excess of the cosine over a margin, mean over the pairs of steps at least two apart.
 

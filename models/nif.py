@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from feature_store.batch import FLOW_TABLES, FlowBatch
+from feature_store.batch import FLOW_FEATURES, FLOW_TABLES, FlowBatch
 from models.attention import Block, with_null
 from models.base import Model, ModelConfig
 from models.flow_losses import (
@@ -22,6 +22,7 @@ from models.flow_losses import (
     flat_diversity,
     flat_velocity,
     info_nce,
+    sampled_nce,
     sphere_diversity,
     sphere_velocity,
     usual_longest_step,
@@ -56,6 +57,7 @@ class NifConfig(ModelConfig):
     diversity_margin: float = Field(0.5, ge=-1, le=1, description="flat form: cosine of two steps that costs nothing")
     velocity: float = Field(0.1, ge=0, description="weight of evolution velocity")
     velocity_mode: Literal["matched", "plain"] = Field("matched", description="flat form: like the targets' change, or small")
+    history: int = Field(8, ge=0, description="last tokens of a walk whose items are foreseen too, each from the tokens before it")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -73,12 +75,15 @@ class Flows(NamedTuple):
     ----------
     flow : [R, K, d] unit vectors. target, negative : [F, d], [n, d] unit vectors of items. base : [R, d] unit vector of the present
         interest, where the sphere's tangents are taken; the first step of the flow in the flat form, which does not use it.
+    seen, came : [M, d] unit vectors: what is expected at a token of a walk, and the next token's item (`Nif.history`).
     """
 
     flow: Tensor
     target: Tensor
     negative: Tensor
     base: Tensor
+    seen: Tensor
+    came: Tensor
 
 
 class Nif(Model):
@@ -112,12 +117,13 @@ class Nif(Model):
         """Flows depend on `moveline_*` and `visit_*` alone; targets and negatives are looked up for the loss."""
         ids = batch.sparse.to_dict()
         vectors = {name: found.values() for name, found in self.tables(batch.sparse).items()}
-        flow, last = self._ahead(ids, vectors, batch.visit_dense, batch.row)
-        kept, _ = self._futures(batch)
-        target = self._wanted(vectors["future_item"].index_select(0, kept), vectors["future_category"].index_select(0, kept),
-                              ids["future_item"].values().index_select(0, kept))
-        negative = self._wanted(vectors["negative_item"], vectors["negative_category"], ids["negative_item"].values())
-        return Flows(flow, target, negative, flow[:, 0] if self.base is None else normalised(self.base(last)))
+        flow, last, tokens = self._ahead(ids, vectors, batch.visit_dense, batch.row)
+        target, negative = self._wanted(vectors, ids, "future", self._futures(batch)[0]), self._wanted(vectors, ids, "negative")
+        before, after = self._walked(ids["moveline_item"])
+        # The decoder's first step without its blocks: one token has no memory of its own.
+        seen = normalised(self.out(self.last_norm(self.steps[0] + self.start(tokens.flatten(0, 1).index_select(0, before)))))
+        came = self._wanted(vectors, ids, "moveline", after)
+        return Flows(flow, target, negative, flow[:, 0] if self.base is None else normalised(self.base(last)), seen, came)
 
     def flow(self, sparse: KeyedJaggedTensor, visit_dense: Tensor) -> Tensor:
         """[B, K, d] flows of pages (or cuts), in evaluation mode the same whatever else is in the batch.
@@ -157,6 +163,8 @@ class Nif(Model):
         elif config.velocity:
             matched = config.velocity_mode == "matched"
             parts.append((config.velocity, flat_velocity(output.flow, output.target, steps, batch.weight, matched)))
+        if config.history:
+            parts.append((1.0, self._history(output, batch)))
         return combined(*parts)
 
     def validation_terms(self, output: Flows, batch: FlowBatch) -> Terms:
@@ -181,16 +189,30 @@ class Nif(Model):
             "effective_rank": (effective_rank(output.flow.flatten(0, 1)).to(one.dtype), one),
         }
 
+    def _walked(self, item: JaggedTensor) -> tuple[Tensor, Tensor]:
+        """Tokens to be foreseen, which have another item than the token before: place of that one in [B * T], and in the values."""
+        line, index = Jagged(item.lengths()), item.values()
+        late = line.place >= (line.mask.sum(1) - self.config.history).index_select(0, line.page)
+        after = (late & (line.place > 0) & (index > 0) & (index != index.roll(1))).nonzero().squeeze(1)
+        return line.flat.index_select(0, after) - 1, after
+
     def _futures(self, batch: FlowBatch) -> tuple[Tensor, Jagged]:
         """Which values of `future_*` count, the first K of a cut, and where they then lie."""
         lengths = batch.sparse["future_item"].lengths()
         kept = Jagged(lengths).place < self.config.future
         return kept.nonzero().squeeze(1), Jagged(lengths.clamp(max=self.config.future))
 
-    def _wanted(self, item: Tensor, category: Tensor, index: Tensor) -> Tensor:
-        """Unit vectors of targets; in training, items (by index and step) whose id is dropped are content alone."""
+    def _wanted(self, vectors: Mapping[str, Tensor], ids: Mapping[str, JaggedTensor], kind: str,
+                at: Tensor | None = None) -> Tensor:
+        """Unit vectors, as targets, of the values of `<kind>_item` (those `at` some places).
+
+        In training, items (by index and step) whose id is dropped are content alone; one without content keeps its id.
+        """
+        names = (f"{kind}_item", f"{kind}_category")
+        found = [*(vectors[name] for name in names), *(ids[name].values() for name in names)]
+        item, category, index, content = found if at is None else (own.index_select(0, at) for own in found)
         kept = self.keep_id(torch.ones_like(item[:, :1]), index).sign()
-        return normalised(self.target(item * kept, category))
+        return normalised(self.target(torch.where((content == 0)[:, None], item, item * kept), category))
 
     def _contrast(self, output: Flows, batch: FlowBatch) -> Sum:
         kept, steps = self._futures(batch)
@@ -198,9 +220,16 @@ class Nif(Model):
                            batch.user, batch.part, output.negative, batch.sparse["negative_item"].values(), batch.negative_logq)
         return info_nce(output.flow, output.target, steps, batch.weight, others, self.config.temperature)
 
+    def _history(self, output: Flows, batch: FlowBatch) -> Sum:
+        item = batch.sparse["moveline_item"]
+        _, after = self._walked(item)
+        weight = batch.weight.index_select(0, Jagged(item.lengths()).page.index_select(0, after))
+        return sampled_nce(output.seen, output.came, item.values().index_select(0, after), weight, output.negative,
+                           batch.sparse["negative_item"].values(), batch.negative_logq, self.config.temperature)
+
     def _ahead(self, ids: Mapping[str, JaggedTensor], vectors: Mapping[str, Tensor], visit_dense: Tensor,
-               row: Tensor) -> tuple[Tensor, Tensor]:
-        """The flows [R, K, d] of some walks and the state [R, d] after their last token."""
+               row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The flows [R, K, d] of some walks, the state [R, d] after their last token, and those [R, T, d] after each."""
         line, stays = (Jagged(ids[name].lengths()) for name in ("moveline_item", "visit_scene"))
         tokens = self.tokens(self.token(vectors), line, row)
         visits = self.visits(self.visit(vectors, visit_dense), stays, row)
@@ -210,12 +239,12 @@ class Nif(Model):
         key = row[:, None] * 4_099 + 3_000 + torch.arange(self.config.future, device=row.device)
         queries = self.steps + self.start(last)[:, None]
         if self.again is None:
-            return self._decoded(queries, key, memory, mask), last
+            return self._decoded(queries, key, memory, mask), last, tokens
         flow = self._decoded(queries[:, :1], key[:, :1], memory, mask)
         for k in range(1, self.config.future):
             fed = torch.cat([queries[:, :1], queries[:, 1: k + 1] + self.again(flow)], 1)
             flow = torch.cat([flow, self._decoded(fed, key[:, : k + 1], memory, mask)[:, -1:]], 1)
-        return flow, last
+        return flow, last, tokens
 
     def _decoded(self, x: Tensor, key: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         for block in self.decoder:
@@ -223,8 +252,8 @@ class Nif(Model):
         return normalised(self.out(self.last_norm(x)))
 
     def _completed(self, given: Mapping[str, JaggedTensor], rows: int) -> KeyedJaggedTensor:
-        """The features given, and the model's others without values."""
-        names = [name for features in self.features.values() for name in features]
+        """The features given, and the others of a batch without values: sharded tables want them all, in a batch's order."""
+        names = list(FLOW_FEATURES)
         values = torch.cat([given[name].values() for name in names if name in given])
         none = torch.zeros(rows, dtype=torch.int32, device=values.device)
         lengths = torch.cat([given[name].lengths().int() if name in given else none for name in names])

@@ -13,10 +13,12 @@ from models.flow_losses import (
     flat_diversity,
     flat_velocity,
     info_nce,
+    sampled_nce,
     sphere_diversity,
     sphere_velocity,
     usual_longest_step,
 )
+from models.flow_metrics import at_steps
 from models.layers import Jagged
 from tests.models import oracles
 
@@ -90,6 +92,19 @@ def test_a_cuts_weight_weighs_its_futures_and_a_cut_without_weight_is_no_negativ
     expected = sum((2.0 if n == 0 else 1.0) * sum(cut) for n, cut in enumerate(each))
     assert float(found[0]) == pytest.approx(expected, rel=1e-5)
     assert float(found[1]) == 2 * len(each[0]) + sum(len(cut) for cut in each[1:])
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS)
+def test_single_vectors_are_told_apart_from_the_sampled_items_as_the_oracle_says(seed: int) -> None:
+    case = Case(seed)
+    vectors, weight = at_steps(case.flow, case.steps), torch.rand(case.steps.total)
+    found = sampled_nce(vectors, case.target, case.item, weight, case.sampled, case.other, case.other_logq, 0.2)
+    ahead, target, sampled, logq = (x.detach().double().numpy() for x in (vectors, case.target, case.sampled, case.other_logq))
+    each = oracles.info_nce(list(ahead[:, None]), list(target[:, None]), [[int(i)] for i in case.item], [np.zeros(1)] * len(ahead),
+                            [0] * len(ahead), list(range(len(ahead))), sampled, case.other.tolist(), logq, 0.2)
+    assert float(found[0]) == pytest.approx(np.dot(weight.numpy(), [loss for own in each for loss in own]), abs=1e-4)
+    assert float(found[1]) == pytest.approx(float(weight.sum()))
 
 
 def test_perfect_flows_have_a_lower_loss_than_random_ones() -> None:

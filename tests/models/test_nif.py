@@ -92,11 +92,11 @@ def test_settings_that_do_not_fit_each_other_are_named() -> None:
 @pytest.mark.parametrize("settings", [{}, {"form": "sphere"}, {"velocity_mode": "plain"}])
 def test_weights_of_the_regularisers_are_factors_of_the_loss(settings: dict[str, Any]) -> None:
     batch = flow_batch(8)
-    both = nif(diversity=0.3, velocity=0.7, **settings)
+    both = nif(diversity=0.3, velocity=0.7, history=0, **settings)
     terms = both.terms(both(batch), batch)
     each = terms.sums / terms.weights
     torch.testing.assert_close(global_loss(terms, 1)[0], each[0] + 0.3 * each[1] + 0.7 * each[2])
-    neither = nif(diversity=0, velocity=0, **settings)
+    neither = nif(diversity=0, velocity=0, history=0, **settings)
     assert len(neither.terms(neither(batch), batch).sums) == 1
 
 
@@ -114,8 +114,32 @@ def test_an_id_is_dropped_for_all_of_its_occurrences_in_a_step() -> None:
     assert max(dropped) < 1e-6
 
 
+def test_an_item_without_content_keeps_its_id() -> None:
+    model, batch = nif(id_dropout=0.9).train(), flow_batch(16, negatives=100)
+    item, category = batch.sparse["negative_item"].values(), batch.sparse["negative_category"].values()
+    category[::2] = 0
+    found = model(batch).negative.detach()
+    torch.testing.assert_close(found[::2], model.eval().items(item[::2], category[::2]), **CLOSE)
+    assert not torch.allclose(found[1::2], model.items(item[1::2], category[1::2]))
+
+
+@pytest.mark.parametrize("history", [0, 1, 3])
+def test_the_last_tokens_of_a_walk_are_foreseen_from_those_before_them(history: int) -> None:
+    batch = flow_batch(9, tokens=(0, 6))
+    model, line = nif(history=history, diversity=0, velocity=0), batch.sparse["moveline_item"]
+    walks = [own.tolist() for own in line.values().split(line.lengths().tolist())]
+    wanted = [own[p] for own in walks for p in range(max(1, len(own) - history), len(own)) if own[p] != own[p - 1]]
+    found = model(batch)
+    assert len(found.seen) == len(found.came) == len(wanted)
+    if history:
+        item = torch.tensor(wanted)
+        torch.testing.assert_close(found.came, model.items(item, 1 + item % 11), **CLOSE)
+        assert float(model.terms(found, batch).weights[-1]) == len(wanted)
+
+
 def test_it_learns_which_items_come_next() -> None:
-    model = nif(future=3, dropout=0.0, id_dropout=0.1, dim=16, diversity=0.01).train()
+    # The walks of these batches are drawn at random: nothing within them can be foreseen.
+    model = nif(future=3, dropout=0.0, id_dropout=0.1, dim=16, diversity=0.01, history=0).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(120):
         model.set_step(step)
