@@ -21,6 +21,33 @@ Sum = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class Walked:
+    """The items of the walks themselves. They are few and near by, and rarely drawn: each is a negative once, exactly.
+
+    Attributes
+    ----------
+    item : [R, T] index of the item of every token, 0 where there is none. vector : [R, T, d] unit vectors.
+    """
+
+    item: Tensor
+    vector: Tensor
+
+    def once(self) -> Tensor:
+        """[R, T] whether a token has an item that no token before it has."""
+        again = (self.item[:, :, None] == self.item[:, None, :]).tril(-1).any(2)
+        return (self.item > 0) & ~again
+
+    def among(self, item: Tensor) -> Tensor:
+        """[R, m] whether an item [m] occurs in a walk."""
+        items, item_at = torch.unique(item, return_inverse=True)
+        at = torch.searchsorted(items, self.item).clamp(max=len(items) - 1)
+        row, place = (items[at] == self.item).nonzero(as_tuple=True) if len(items) else torch.empty(2, 0, dtype=torch.long)
+        has = torch.zeros(len(self.item), len(items), dtype=torch.bool, device=item.device)
+        has[row, at[row, place]] = True
+        return has.index_select(1, item_at)
+
+
+@dataclass(frozen=True)
 class Negatives:
     """What the futures of a batch are told apart from. F futures, n sampled items.
 
@@ -28,7 +55,7 @@ class Negatives:
     ----------
     future_item : [F] index of every future's item. future_logq : [F] log probability of it as an in-batch negative.
     user, part : [R] user and part of every cut. vector : [n, d] unit vectors of the sampled items. item, logq : [n] their index and
-        log probability.
+        log probability. walked : the items of the walks.
     """
 
     future_item: Tensor
@@ -38,15 +65,16 @@ class Negatives:
     vector: Tensor
     item: Tensor
     logq: Tensor
+    walked: Walked
 
 
 def info_nce(flow: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others: Negatives, temperature: float) -> Sum:
     """-log of the positive's share among itself and the negatives, summed over the futures, each weighing as much as its cut.
 
     Negatives of a future are the sampled items and the futures of other users in the same part, less all items that lie ahead of
-    its own user in that part. A negative's score is lowered by the log of how often it is expected among them: its probability
-    times their number. (Lowered by the probability of one draw alone, n negatives would weigh n times too much against the
-    positive, which is not corrected.)
+    its own user in that part; and the items of its own walk, each exactly once whether drawn or not. The score of one that was
+    drawn is lowered by the log of how often it is expected among them: its probability times their number. (Lowered by the
+    probability of one draw alone, n negatives would weigh n times too much against the positive, which is not corrected.)
 
     Parameters
     ----------
@@ -55,16 +83,19 @@ def info_nce(flow: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others
     ahead = at_steps(flow, steps)
     positive = (ahead * target).sum(1) / temperature
     own = weight.index_select(0, steps.page)
+    walk = at_steps(torch.bmm(flow, others.walked.vector.transpose(1, 2)), steps) / temperature
+    coming = (others.walked.item[:, :, None] == steps.pad(others.future_item)[:, None, :]).any(2)
+    walk = walk.masked_fill(~(others.walked.once() & ~coming).index_select(0, steps.page), -math.inf)
     total = positive.new_zeros(())
     for part in torch.unique(others.part).tolist():  # as many as the loader has shards, whatever the batch
         inside = (others.part == part).index_select(0, steps.page).nonzero().squeeze(1)
-        log_others = _log_of_others(ahead, target, steps, weight, others, inside, temperature)
+        log_others = _log_of_others(ahead, target, steps, weight, others, inside, walk, temperature)
         loss = F.softplus(log_others - positive.index_select(0, inside))
         total = total + (loss * own.index_select(0, inside)).sum()
     return total, own.sum()
 
 
-def _log_of_others(ahead: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others: Negatives, inside: Tensor,
+def _log_of_others(ahead: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others: Negatives, inside: Tensor, walk: Tensor,
                    temperature: float) -> Tensor:
     """[f] log of the corrected sum over the negatives of the futures `inside` one part; -inf without negatives."""
     cut = steps.page.index_select(0, inside)
@@ -73,11 +104,18 @@ def _log_of_others(ahead: Tensor, target: Tensor, steps: Jagged, weight: Tensor,
     logq = torch.cat([others.future_logq.index_select(0, inside), others.logq])
     user = others.user.index_select(0, cut)
     counts = weight.index_select(0, cut) > 0
-    allowed = ~_ahead_of_user(user, item, counts)
+    allowed = ~_ahead_of_user(user, item, counts) & ~others.walked.among(item).index_select(0, cut)
     allowed[:, : len(inside)] &= (user[:, None] != user[None, :]) & counts[None, :]
-    number = allowed.sum(1).clamp(min=1).to(logq.dtype).log()
-    score = ahead.index_select(0, inside) @ vector.T / temperature - logq
-    return torch.logsumexp(score.masked_fill(~allowed, -math.inf), 1) - number if len(item) else score.new_zeros(0)
+    score = ahead.index_select(0, inside) @ vector.T / temperature
+    return _log_sum(score, logq, allowed, walk.index_select(0, inside))
+
+
+def _log_sum(score: Tensor, logq: Tensor, allowed: Tensor, walk: Tensor) -> Tensor:
+    """[f] log of the sum over drawn negatives [f, m], corrected, and items of the walk [f, T], which stand for themselves."""
+    number = allowed.sum(1, keepdim=True).clamp(min=1).to(logq.dtype).log()
+    drawn = (score - logq - number).masked_fill(~allowed, -math.inf)
+    both = torch.cat([drawn, walk], 1)
+    return torch.logsumexp(both, 1) if both.shape[1] else both.sum(1)
 
 
 def _ahead_of_user(user: Tensor, item: Tensor, counts: Tensor) -> Tensor:
@@ -89,19 +127,26 @@ def _ahead_of_user(user: Tensor, item: Tensor, counts: Tensor) -> Tensor:
     return has.index_select(1, item_at).index_select(0, user_at)
 
 
-def sampled_nce(ahead: Tensor, target: Tensor, item: Tensor, weight: Tensor, others: Tensor, other_item: Tensor, other_logq: Tensor,
-                temperature: float) -> Sum:
-    """As `info_nce`, of M single vectors against the sampled items alone, less the target itself.
+def walk_nce(ahead: Tensor, token: Tensor, before: Tensor, weight: Tensor, others: Negatives, temperature: float) -> Sum:
+    """As `info_nce`, of M single tokens of the walks against the sampled items and the items of their walks before them.
 
     Parameters
     ----------
-    ahead, target : [M, d] unit vectors. item, weight : [M]. others : [n, d] unit vectors. other_item, other_logq : [n].
+    ahead : [M, d] unit vectors. token, before : [M] places, in [R * T], of a token and of the one from which it is foreseen.
+    weight : [M].
     """
-    if not len(item) or not len(other_item):
-        return ahead.sum() * 0.0, weight.sum()
-    allowed = item[:, None] != other_item[None, :]
-    score = (ahead @ others.T / temperature - other_logq).masked_fill(~allowed, -math.inf)
-    log_others = torch.logsumexp(score, 1) - allowed.sum(1).clamp(min=1).to(score.dtype).log()
+    walked = others.walked
+    rows, longest, d = walked.vector.shape
+    item, row = walked.item.flatten().index_select(0, token), token // longest
+    target = walked.vector.flatten(0, 1).index_select(0, token)
+    padded = ahead.new_zeros(rows * longest, d).index_copy(0, before, ahead).view(rows, longest, d)
+    walk = torch.bmm(padded, walked.vector.transpose(1, 2)).flatten(0, 1).index_select(0, before) / temperature
+    past = torch.arange(longest, device=token.device)[None, :] <= (before % longest)[:, None]
+    kept = past & walked.once().index_select(0, row) & (walked.item.index_select(0, row) != item[:, None])
+    # What comes later in the walk is ahead of its own user: no negative.
+    allowed = ~walked.among(others.item).index_select(0, row)
+    score = ahead @ others.vector.T / temperature
+    log_others = _log_sum(score, others.logq, allowed, walk.masked_fill(~kept, -math.inf))
     loss = F.softplus(log_others - (ahead * target).sum(1) / temperature)
     return (loss * weight).sum(), weight.sum()
 

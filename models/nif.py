@@ -19,13 +19,14 @@ from models.base import Model, ModelConfig
 from models.flow_losses import (
     Negatives,
     Sum,
+    Walked,
     flat_diversity,
     flat_velocity,
     info_nce,
-    sampled_nce,
     sphere_diversity,
     sphere_velocity,
     usual_longest_step,
+    walk_nce,
 )
 from models.flow_metrics import effective_rank, normalised, pairwise_cosine, recalls
 from models.layers import HashedDropout, Jagged
@@ -75,7 +76,7 @@ class Flows(NamedTuple):
     ----------
     flow : [R, K, d] unit vectors. target, negative : [F, d], [n, d] unit vectors of items. base : [R, d] unit vector of the present
         interest, where the sphere's tangents are taken; the first step of the flow in the flat form, which does not use it.
-    seen, came : [M, d] unit vectors: what is expected at a token of a walk, and the next token's item (`Nif.history`).
+    seen : [M, d] unit vectors, what is expected at some tokens. walk : [N, d] unit vectors of the items of all tokens.
     """
 
     flow: Tensor
@@ -83,7 +84,7 @@ class Flows(NamedTuple):
     negative: Tensor
     base: Tensor
     seen: Tensor
-    came: Tensor
+    walk: Tensor
 
 
 class Nif(Model):
@@ -119,11 +120,11 @@ class Nif(Model):
         vectors = {name: found.values() for name, found in self.tables(batch.sparse).items()}
         flow, last, tokens = self._ahead(ids, vectors, batch.visit_dense, batch.row)
         target, negative = self._wanted(vectors, ids, "future", self._futures(batch)[0]), self._wanted(vectors, ids, "negative")
-        before, after = self._walked(ids["moveline_item"])
+        before, _ = self._foreseen(ids["moveline_item"])
         # The decoder's first step without its blocks: one token has no memory of its own.
         seen = normalised(self.out(self.last_norm(self.steps[0] + self.start(tokens.flatten(0, 1).index_select(0, before)))))
-        came = self._wanted(vectors, ids, "moveline", after)
-        return Flows(flow, target, negative, flow[:, 0] if self.base is None else normalised(self.base(last)), seen, came)
+        walk = self._wanted(vectors, ids, "moveline")
+        return Flows(flow, target, negative, flow[:, 0] if self.base is None else normalised(self.base(last)), seen, walk)
 
     def flow(self, sparse: KeyedJaggedTensor, visit_dense: Tensor) -> Tensor:
         """[B, K, d] flows of pages (or cuts), in evaluation mode the same whatever else is in the batch.
@@ -189,12 +190,12 @@ class Nif(Model):
             "effective_rank": (effective_rank(output.flow.flatten(0, 1)).to(one.dtype), one),
         }
 
-    def _walked(self, item: JaggedTensor) -> tuple[Tensor, Tensor]:
-        """Tokens to be foreseen, which have another item than the token before: place of that one in [B * T], and in the values."""
+    def _foreseen(self, item: JaggedTensor) -> tuple[Tensor, Tensor]:
+        """Tokens to be foreseen, which have another item than the one before them: places in [B * T] of that one, and of them."""
         line, index = Jagged(item.lengths()), item.values()
         late = line.place >= (line.mask.sum(1) - self.config.history).index_select(0, line.page)
-        after = (late & (line.place > 0) & (index > 0) & (index != index.roll(1))).nonzero().squeeze(1)
-        return line.flat.index_select(0, after) - 1, after
+        found = line.flat[late & (line.place > 0) & (index > 0) & (index != index.roll(1))]
+        return found - 1, found
 
     def _futures(self, batch: FlowBatch) -> tuple[Tensor, Jagged]:
         """Which values of `future_*` count, the first K of a cut, and where they then lie."""
@@ -214,18 +215,23 @@ class Nif(Model):
         kept = self.keep_id(torch.ones_like(item[:, :1]), index).sign()
         return normalised(self.target(torch.where((content == 0)[:, None], item, item * kept), category))
 
+    def _negatives(self, output: Flows, batch: FlowBatch) -> Negatives:
+        kept, _ = self._futures(batch)
+        ids = batch.sparse.to_dict()
+        line = Jagged(ids["moveline_item"].lengths())
+        walked = Walked(line.pad(ids["moveline_item"].values()), line.pad(output.walk))
+        return Negatives(ids["future_item"].values().index_select(0, kept), batch.future_logq.index_select(0, kept), batch.user,
+                         batch.part, output.negative, ids["negative_item"].values(), batch.negative_logq, walked)
+
     def _contrast(self, output: Flows, batch: FlowBatch) -> Sum:
-        kept, steps = self._futures(batch)
-        others = Negatives(batch.sparse["future_item"].values().index_select(0, kept), batch.future_logq.index_select(0, kept),
-                           batch.user, batch.part, output.negative, batch.sparse["negative_item"].values(), batch.negative_logq)
-        return info_nce(output.flow, output.target, steps, batch.weight, others, self.config.temperature)
+        return info_nce(output.flow, output.target, self._futures(batch)[1], batch.weight, self._negatives(output, batch),
+                        self.config.temperature)
 
     def _history(self, output: Flows, batch: FlowBatch) -> Sum:
         item = batch.sparse["moveline_item"]
-        _, after = self._walked(item)
-        weight = batch.weight.index_select(0, Jagged(item.lengths()).page.index_select(0, after))
-        return sampled_nce(output.seen, output.came, item.values().index_select(0, after), weight, output.negative,
-                           batch.sparse["negative_item"].values(), batch.negative_logq, self.config.temperature)
+        before, token = self._foreseen(item)
+        weight = batch.weight.index_select(0, token // Jagged(item.lengths()).longest)
+        return walk_nce(output.seen, token, before, weight, self._negatives(output, batch), self.config.temperature)
 
     def _ahead(self, ids: Mapping[str, JaggedTensor], vectors: Mapping[str, Tensor], visit_dense: Tensor,
                row: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,8 +51,10 @@ def sphere_velocity(path: Array, longest: float) -> float:
 
 
 def info_nce(flow: list[Array], target: list[Array], item: list[list[int]], logq: list[Array], user: list[int], part: list[int],
-             vector: Array, others: list[int], others_logq: Array, tau: float) -> list[list[float]]:
-    """Of each future: -log of exp(f.z / tau) over itself plus the sum of exp(f.n / tau - log(number * q)) over its negatives."""
+             vector: Array, others: list[int], others_logq: Array, walk: list[list[tuple[int, Array]]],
+             tau: float) -> list[list[float]]:
+    """Of each future: -log of exp(f.z / tau) over itself plus the sum of exp(f.n / tau - log(number * q)) over its negatives, and
+    of exp(f.n / tau) over the items of its own walk."""
     out: list[list[float]] = []
     for cut in range(len(flow)):
         mine = [c for c in range(len(flow)) if user[c] == user[cut] and part[c] == part[cut]]
@@ -60,11 +62,13 @@ def info_nce(flow: list[Array], target: list[Array], item: list[list[int]], logq
         pool = [(z, i, q) for c in range(len(flow)) if part[c] == part[cut] and user[c] != user[cut]
                 for z, i, q in zip(target[c], item[c], logq[c], strict=True)]
         pool += list(zip(vector, others, others_logq, strict=True))
-        kept = [(z, q) for z, i, q in pool if i not in ahead]
+        past = {i: n for i, n in reversed(walk[cut]) if i > 0}
+        kept = [(z, q) for z, i, q in pool if i not in ahead and i not in past]
         losses = []
         for k, z in enumerate(target[cut]):
             f = flow[cut][k]
             total = math.exp(f @ z / tau) + sum(math.exp(f @ n / tau - q - math.log(len(kept))) for n, q in kept)
+            total += sum(math.exp(f @ n / tau) for i, n in past.items() if i not in item[cut])
             losses.append(math.log(total) - f @ z / tau)
         out.append(losses)
     return out

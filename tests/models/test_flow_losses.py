@@ -10,15 +10,15 @@ from torch import Tensor
 from models.flow_losses import (
     Negatives,
     Sum,
+    Walked,
     flat_diversity,
     flat_velocity,
     info_nce,
-    sampled_nce,
     sphere_diversity,
     sphere_velocity,
     usual_longest_step,
+    walk_nce,
 )
-from models.flow_metrics import at_steps
 from models.layers import Jagged
 from tests.models import oracles
 
@@ -27,21 +27,27 @@ SEEDS = st.integers(0, 10_000)
 
 
 class Case:
-    """Some random cuts: 7 of 4 users in 2 parts, 1 to K futures each, 12 items, 9 sampled negatives."""
+    """Some random cuts: 7 of 4 users in 2 parts, walks of 5 tokens, 1 to K futures each, 12 items, 9 sampled negatives."""
 
     def __init__(self, seed: int) -> None:
         g = torch.Generator().manual_seed(seed)
         self.steps = Jagged(torch.randint(1, K + 1, (7,), generator=g))
-        self.flow, self.target, self.sampled, self.base = (
+        self.flow, self.target, self.sampled, self.base, self.walk = (
             torch.nn.functional.normalize(torch.randn(*shape, generator=g), dim=-1).requires_grad_()
-            for shape in ((7, K, D), (self.steps.total, D), (9, D), (7, D)))
+            for shape in ((7, K, D), (self.steps.total, D), (9, D), (7, D), (7, 5, D)))
         self.item, self.other = (torch.randint(1, 13, (n,), generator=g) for n in (self.steps.total, 9))
         self.user, self.part = torch.randint(0, 4, (7,), generator=g), torch.randint(0, 2, (7,), generator=g)
         self.logq, self.other_logq = (-1 - 5 * torch.rand(n, generator=g) for n in (self.steps.total, 9))
-        self.weight = torch.ones(7)
+        self.weight, self.walk_item = torch.ones(7), torch.randint(0, 13, (7, 5), generator=g)
+
+    def walks(self) -> list[list[tuple[int, np.ndarray]]]:
+        """Items and vectors of the tokens, walk by walk."""
+        vectors = self.walk.detach().double().numpy()
+        return [list(zip(items, own, strict=True)) for items, own in zip(self.walk_item.tolist(), vectors, strict=True)]
 
     def negatives(self) -> Negatives:
-        return Negatives(self.item, self.logq, self.user, self.part, self.sampled, self.other, self.other_logq)
+        return Negatives(self.item, self.logq, self.user, self.part, self.sampled, self.other, self.other_logq,
+                         Walked(self.walk_item, self.walk))
 
     def nce(self, tau: float = 0.2) -> Sum:
         return info_nce(self.flow, self.target, self.steps, self.weight, self.negatives(), tau)
@@ -57,7 +63,7 @@ class Case:
         sampled, other_logq = self.sampled.detach().double().numpy(), self.other_logq.double().numpy()
         return oracles.info_nce(list(self.paths()), self.cuts(self.target), [c.astype(int).tolist() for c in self.cuts(self.item)],
                                 self.cuts(self.logq), self.user.tolist(), self.part.tolist(), sampled, self.other.tolist(),
-                                other_logq, tau)
+                                other_logq, self.walks(), tau)
 
 
 def value(found: Sum) -> float:
@@ -84,7 +90,7 @@ def test_a_cuts_weight_weighs_its_futures_and_a_cut_without_weight_is_no_negativ
     without.part[:] = 0
     first = int(case.steps.mask[0].sum())
     without.steps = Jagged(case.steps.mask.sum(1)[1:])
-    for name in ("flow", "user", "part", "weight"):
+    for name in ("flow", "user", "part", "weight", "walk", "walk_item"):
         setattr(without, name, getattr(without, name)[1:])
     for name in ("target", "item", "logq"):
         setattr(without, name, getattr(without, name)[first:])
@@ -96,14 +102,23 @@ def test_a_cuts_weight_weighs_its_futures_and_a_cut_without_weight_is_no_negativ
 
 @settings(deadline=None, max_examples=25)
 @given(SEEDS)
-def test_single_vectors_are_told_apart_from_the_sampled_items_as_the_oracle_says(seed: int) -> None:
+def test_tokens_of_a_walk_are_told_apart_from_the_sampled_items_and_those_before_them_as_the_oracle_says(seed: int) -> None:
     case = Case(seed)
-    vectors, weight = at_steps(case.flow, case.steps), torch.rand(case.steps.total)
-    found = sampled_nce(vectors, case.target, case.item, weight, case.sampled, case.other, case.other_logq, 0.2)
-    ahead, target, sampled, logq = (x.detach().double().numpy() for x in (vectors, case.target, case.sampled, case.other_logq))
-    each = oracles.info_nce(list(ahead[:, None]), list(target[:, None]), [[int(i)] for i in case.item], [np.zeros(1)] * len(ahead),
-                            [0] * len(ahead), list(range(len(ahead))), sampled, case.other.tolist(), logq, 0.2)
-    assert float(found[0]) == pytest.approx(np.dot(weight.numpy(), [loss for own in each for loss in own]), abs=1e-4)
+    line = case.walk_item.tolist()
+    chosen = [(r, p) for r in range(7) for p in range(1, 5) if line[r][p] > 0 and line[r][p] != line[r][p - 1]]
+    token = torch.tensor([r * 5 + p for r, p in chosen])
+    ahead = torch.nn.functional.normalize(torch.randn(len(chosen), D, generator=torch.Generator().manual_seed(seed)), dim=1)
+    weight = torch.rand(len(chosen))
+    found = walk_nce(ahead, token, token - 1, weight, case.negatives(), 0.2)
+    walks, sampled, other = case.walks(), case.sampled.detach().double().numpy(), case.other
+    expected = 0.0
+    for (row, place), flow, own in zip(chosen, ahead.double().numpy(), weight.tolist(), strict=True):
+        kept = [n for n, item in enumerate(other.tolist()) if item not in line[row][place:]]
+        item, vector = walks[row][place]
+        loss = oracles.info_nce([flow[None]], [vector[None]], [[item]], [np.zeros(1)], [0], [0], sampled[kept],
+                                other[kept].tolist(), case.other_logq.double().numpy()[kept], [walks[row][:place]], 0.2)
+        expected += own * loss[0][0]
+    assert float(found[0]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert float(found[1]) == pytest.approx(float(weight.sum()))
 
 
@@ -142,7 +157,7 @@ def test_rows_of_another_part_do_not_change_the_loss_of_a_part() -> None:
 
 def test_without_any_negative_the_loss_and_its_gradient_are_zero() -> None:
     case = Case(4)
-    case.user[:], case.part[:], case.other[:] = 0, 0, case.item[0]
+    case.user[:], case.part[:], case.other[:], case.walk_item[:] = 0, 0, case.item[0], 0
     found = case.nce()
     found[0].backward()
     assert float(found[0]) == 0 and float(case.flow.grad.abs().sum()) == 0
