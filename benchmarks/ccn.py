@@ -6,7 +6,6 @@ processor and the variants take turns; memory is the peak of a process of its ow
 """
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -63,9 +62,17 @@ def memory(pages: int, items: int) -> None:
     batch = synthetic.page_batch(pages, 0, (items, items), (0, 0), (0, 0))
     vectors = torch.nn.functional.normalize(torch.randn(batch.items, 64), dim=1).requires_grad_()
     pair_losses(vectors[:8], Viewed.of(synthetic.page_batch(1, 0, (8, 8))), 0.1, Sampling()).sum().backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pair_losses(vectors, Viewed.of(batch), 0.1, Sampling()).sum().backward()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    viewed = Viewed.of(batch)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
+    pair_losses(vectors, viewed, 0.1, Sampling()).sum().backward()
+    print(_status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    """A size of this process in KiB, from the kernel."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0])
 
 
 def main() -> None:
@@ -74,11 +81,10 @@ def main() -> None:
         memory(int(sys.argv[1]), int(sys.argv[2]))
         return
     times()
-    for pages, items in ((500, 25), (1_000, 25), (2_000, 25), (4_000, 25), (10, 283), (20, 283), (40, 283)):
+    for pages, items in ((2_000, 25), (4_000, 25), (8_000, 25), (100, 283), (200, 283), (400, 283)):
         done = subprocess.run([sys.executable, __file__, str(pages), str(items)], capture_output=True, text=True, check=True)
         held = int(done.stdout.split()[-1]) * 1024
-        each = held / pages / items**2
-        print(f"{pages:6,d} pages of {items:3d} items: {held / 2**20:7.1f} MiB, {each:5.1f} bytes a pair of places")
+        print(f"{pages:6,d} pages of {items:3d} items: {held / 2**20:7.1f} MiB, {held / pages / 1024:7.1f} KiB a page")
 
 
 if __name__ == "__main__":

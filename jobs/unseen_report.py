@@ -71,17 +71,18 @@ class Row:
 
 
 def pooled(prepared: Prepared) -> Pooled:
-    """The scenarios for which every finished arm and seed is done, with their scores, and those of the trivial baselines.
+    """The scenarios that were held out so far, with the scores of every arm and seed that is done in all of them, and those of the
+    trivial baselines. An arm and seed that is not through yet is left out.
 
     Raises
     ------
-    ModelError : no scenario has all of them.
+    ModelError : there is none that is.
     """
     done = {(r["scenario"], r["arm"], r["seed"]) for r in finished(prepared)}
-    runs = sorted({(arm, seed) for _, arm, seed in done})
-    names = [scenario for scenario in prepared.pages if all((scenario, *run) in done for run in runs)]
-    if not names or not runs:
-        raise ModelError(f"{len(done)} runs are done, and no scenario has them all; run `moveline unseen` to its end")
+    names = [scenario for scenario in prepared.pages if any(scenario == one for one, _, _ in done)]
+    runs = [run for run in sorted({(arm, seed) for _, arm, seed in done}) if all((scenario, *run) in done for scenario in names)]
+    if not runs:
+        raise ModelError(f"{len(done)} runs are done, and no arm is in all {len(names)} scenarios; go on with `moveline unseen`")
     parts = [_scenario(prepared, name, runs) for name in names]
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "scores"}
     scenario = np.repeat(np.arange(len(parts)), [len(part["page"]) for part in parts])

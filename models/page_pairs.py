@@ -116,7 +116,7 @@ def pair_losses(vectors: Tensor, viewed: Viewed, temperature: float, sampling: S
 
     With sampling its expectation is the sum over all pairs. vectors : [N, c] unit vectors of the batch's shown items.
     """
-    total = vectors.new_zeros(3)
+    total = _nothing(vectors).expand(3)
     for pages, item, real in _alike(viewed.lengths):
         clicked = (viewed.clicked[item] & real).to(vectors.dtype)
         other = real.to(vectors.dtype) - clicked
@@ -147,7 +147,7 @@ def supervised_contrast(vectors: Tensor, viewed: Viewed, temperature: float) -> 
 
     An anchor is an item with at least one of the same label and one of the other on its page.
     """
-    total, anchors = vectors.new_zeros(()), vectors.new_zeros(())
+    total, anchors = _nothing(vectors), vectors.new_zeros(())
     for _, item, real in _alike(viewed.lengths):
         own, clicked = vectors[viewed.item[item]], viewed.clicked[item]
         pair = real[:, :, None] & real[:, None, :] & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
@@ -159,6 +159,11 @@ def supervised_contrast(vectors: Tensor, viewed: Viewed, temperature: float) -> 
         total = total + (log_sum - (score * alike).sum(1) / alike.sum(1)).sum()
         anchors = anchors + len(page)
     return total, anchors
+
+
+def _nothing(vectors: Tensor) -> Tensor:
+    """0, with a gradient of 0: on a rank without a pair every parameter must have one, or the others wait for it for ever."""
+    return 0.0 * vectors.sum()
 
 
 def _alike(lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

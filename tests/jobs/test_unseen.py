@@ -151,6 +151,15 @@ def test_the_pooled_scores_lie_with_their_pages(conf: Path, prepared: unseen.Pre
     assert len(np.unique(found.user)) == len(set(users)) and len(np.unique(found.group)) >= len(set(users))
 
 
+def test_an_arm_that_is_not_through_yet_is_left_out(conf: Path, prepared: unseen.Prepared) -> None:
+    (prepared.out("feed", "no pairs", 1) / "result.json").unlink()
+    assert {arm for arm, _ in pooled(prepared).scores} == {"ccn", "din", "position", "popularity"}
+    for arm in ("ccn", "din"):
+        (prepared.out("results", arm, 1) / "result.json").unlink()
+    with pytest.raises(ModelError, match="3 runs are done, and no arm is in all 2 scenarios; go on with `moveline unseen`"):
+        pooled(prepared)
+
+
 def test_what_there_is_not_is_named(conf: Path, prepared: unseen.Prepared) -> None:
     recipe = load_recipe(conf)
     with pytest.raises(ModelError, match=r"no arm 'dihn' for recipe small; the arms are ccn, din, no pairs, permuted labels"):

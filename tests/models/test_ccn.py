@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from feature_store.errors import ModelError
+from feature_store.recipe import Recipe
+from jobs.train import train
 from models.base import Model
 from models.catalog import model_class
 from models.ccn import Ccn, inverse_frequency, pair_counts
@@ -61,6 +63,12 @@ class Triggered(PageModel):
         whole, first, second = (model.terms(model(b), b) for b in (batch, *(select(batch, range(r, 12, 2)) for r in (0, 1))))
         torch.testing.assert_close(first.sums + second.sums, whole.sums, **CLOSE)
         torch.testing.assert_close(first.weights + second.weights, whole.weights, **CLOSE)
+
+    def test_a_batch_without_a_pair_gives_every_parameter_a_gradient(self) -> None:
+        model, batch = self.model().train(), self.pages(1, items=(1, 1))
+        batch.weight.zero_()
+        self.loss(model, batch).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
     def bare(self) -> dict[str, Any]:
         """Settings of which an unclicked page adds nothing to the loss of clicks."""
@@ -224,3 +232,15 @@ def test_the_fused_item_of_dihn_is_the_trigger_when_the_user_is_here_for_it(chan
     seen = model.look(batch)  # type: ignore[operator]
     expected = seen.trigger[:, None].expand_as(seen.asked) if chance > 0 else seen.asked
     torch.testing.assert_close(asked[0], expected)
+
+
+def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampled pairs, weights of their kinds and tables without a scenario, on sharded tables; a rank runs dry."""
+    settings = {"items_a_batch": 64, "epochs": 1, "co_non_click": 1.0, "mono_click": 1.0, "quiet": 0.5}
+    source = {"inputs": {}, "events": [{"from": "a", "columns": {}}]}
+    recipe = Recipe.model_validate({"name": "random", "source": source, "models": {"ccn": settings}})
+    pages, found = encoded_set(tmp_path / "train", "pages", 240), []
+    for processes in (1, 2):
+        monkeypatch.setenv("MOVELINE_HOME", str(tmp_path / f"var{processes}"))
+        found.append(train(recipe, "ccn", pages, None, tmp_path / f"out{processes}", processes=processes).losses)
+    assert len(found[0]) > 15 and found[1] == pytest.approx(found[0], abs=1e-3)
