@@ -78,12 +78,12 @@ def _many(name: str, kind: pa.DataType) -> pa.Field:
 
 EVENTS = Contract(
     name="events",
-    row="one thing a user did somewhere in the app",
+    row="one thing a user did somewhere in the app, as it was known from available_time to replaced_time (null: still)",
     schema=pa.schema([
         _must("event_id", TEXT), _must("user_id", TEXT), _must("event_time", TIME), _must("seq", LONG),
         _must("available_time", TIME), _must("scene", TEXT), _must("action", TEXT), pa.field("item_id", TEXT),
         pa.field("category_id", TEXT), pa.field("query", TEXT), pa.field("session_id", TEXT), pa.field("dwell_ms", LONG),
-        pa.field("attributes", pa.map_(TEXT, TEXT)), _must("op", TEXT), _must("ds", TEXT),
+        pa.field("attributes", pa.map_(TEXT, TEXT)), _must("op", TEXT), pa.field("replaced_time", TIME), _must("ds", TEXT),
     ]),
     key=("event_id",),
     sort=("user_id", "event_time", "seq", "event_id"),
@@ -154,7 +154,7 @@ MOVELINES = Contract(
     schema=pa.schema([
         _must("user_id", TEXT), _many("event_time", TIME), _many("available_time", TIME), _many("scene", TEXT),
         _many("action", TEXT), _many("item_id", TEXT), _many("category_id", TEXT), _many("dwell_ms", LONG),
-        _must("n_tokens", INT), _must("n_over_cap", INT), _must("ds", TEXT),
+        _many("replaced_time", TIME), _must("n_tokens", INT), _must("n_over_cap", INT), _must("ds", TEXT),
     ]),
     key=("user_id",),
     sort=("user_id",),

@@ -134,22 +134,55 @@ def _is_delete(contract: Contract) -> Column:
 
 
 def _compared(good: DataFrame, contract: Contract) -> DataFrame:
-    # Of the rows of one key the newest available stands (a delete before an upsert of the same time). The same content delivered
-    # again counts from its first arrival; an older, different version is superseded; the rest are repeats.
-    said = [c for c in contract.columns if c not in ("ds", "available_time")]
-    content = F.xxhash64(*[hashed(F.col(c), good.schema[c].dataType) for c in said])
-    delete, group = _is_delete(contract), Window.partitionBy(*contract.key)
-    newest = group.orderBy(F.col("available_time").desc(), delete.desc(), F.col("_content").desc())
-    frame = good.withColumn("_content", content).withColumns({
-        "_top": F.first("_content").over(newest), "_newest": F.first("available_time").over(newest),
-        "_taken": F.first(delete).over(newest)})
+    said = [c for c in contract.columns if c not in ("ds", "available_time", "replaced_time")]
+    frame = good.withColumn("_content", F.xxhash64(*[hashed(F.col(c), good.schema[c].dataType) for c in said]))
+    return (_newest if "op" not in contract.columns else _versioned)(frame, contract).drop("_content")
+
+
+def _newest(frame: DataFrame, contract: Contract) -> DataFrame:
+    # Of the rows of one key the newest available stands. The same content delivered again counts from its first arrival; an older,
+    # different version is superseded; the rest are repeats.
+    group = Window.partitionBy(*contract.key)
+    newest = group.orderBy(F.col("available_time").desc(), F.col("_content").desc())
+    frame = frame.withColumns({"_top": F.first("_content").over(newest), "_last": F.first("available_time").over(newest)})
     same = F.col("_content") == F.col("_top")
     frame = frame.withColumn("_place", F.row_number().over(group.orderBy(same.desc(), F.col("available_time"))))
-    older = ~same & (F.col("available_time") < F.col("_newest"))
-    stands, deleted = F.col("_place") == 1, F.col("_taken")
-    status = (F.when(stands & ~deleted, F.lit(OUT)).when(deleted & (stands | older), F.lit(DELETED))
-              .when(older, F.lit(SUPERSEDED)).otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
-    return frame.withColumn(STATUS, status).drop("_content", "_top", "_newest", "_place", "_taken")
+    older = ~same & (F.col("available_time") < F.col("_last"))
+    status = (F.when(F.col("_place") == 1, F.lit(OUT)).when(older, F.lit(SUPERSEDED))
+              .otherwise(F.lit(f"duplicate_{contract.name.removesuffix('s')}")))
+    return frame.withColumn(STATUS, status).drop("_top", "_last", "_place")
+
+
+def _versioned(frame: DataFrame, contract: Contract) -> DataFrame:
+    # Every version lasts from its available_time until the next one's; a delete ends one and begins none. Of several at one time
+    # the delete counts, and what says the same as the version before is a repeat of it.
+    delete = _is_delete(contract)
+    group = Window.partitionBy(*contract.key)
+    order = group.orderBy("available_time", delete, "_content")
+    at_once = Window.partitionBy(*contract.key, "available_time").orderBy(delete.desc(), F.col("_content").desc())
+    wins = F.col("_content") == F.first("_content").over(at_once)
+    frame = frame.withColumn("_wins", F.when(wins, F.col("_content")))
+    before = F.last("_wins", ignorenulls=True).over(order.rowsBetween(Window.unboundedPreceding, -1))
+    begins = F.col("_wins").isNotNull() & ~F.col("_wins").eqNullSafe(before)
+    frame = frame.withColumn("_begins", F.when(begins, F.col("available_time")))
+    after = F.first("_begins", ignorenulls=True).over(order.rowsBetween(1, Window.unboundedFollowing))
+    newest = F.last(delete).over(order.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
+    frame = frame.withColumns({"replaced_time": F.when(F.col("_begins").isNotNull(), after), "_taken": newest})
+    status = (F.when(F.col("_begins").isNull(), F.lit(f"duplicate_{contract.name.removesuffix('s')}"))
+              .when(F.col("_taken"), F.lit(DELETED)).when(F.col("replaced_time").isNotNull(), F.lit(SUPERSEDED))
+              .otherwise(F.lit(OUT)))
+    return frame.withColumn(STATUS, status).drop("_wins", "_begins", "_taken")
+
+
+def stored(rows: DataFrame, table: str) -> DataFrame:
+    """The judged rows that a table keeps: the good ones and, of events, versions that were replaced or deleted since.
+
+    What was known at an earlier time is needed for as long as pages of that time can be built.
+    """
+    kept = F.col(STATUS) == OUT
+    if "replaced_time" in CONTRACTS[table].columns:
+        kept = kept | (F.col(STATUS).isin(SUPERSEDED, DELETED) & F.col("replaced_time").isNotNull() & (F.col("op") == "upsert"))
+    return rows.where(kept)
 
 
 def refused(frame: DataFrame, table: str, ds: str) -> DataFrame:

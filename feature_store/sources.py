@@ -20,6 +20,9 @@ from feature_store.recipe import Mapping, Recipe, View
 from feature_store.session import spark_schema
 from feature_store.tables import union_all
 
+_MADE = ("ds", "replaced_time")
+"""Columns of a contract that no recipe fills."""
+
 OWN_TIME = {"events": "event_time", "exposures": "shown_time", "clicks": "click_time", "items": "valid_from", "users": "valid_from"}
 """The column whose UTC day is the day of a row. A recipe maps some or all of these tables."""
 BAD, RAW = "_bad", "_raw"
@@ -237,8 +240,8 @@ def _grouped(frame: DataFrame, view: View, place: str) -> DataFrame:
 
 def _known_columns(contract: Contract, mapping: Mapping, place: str) -> None:
     for column in mapping.columns:
-        if column not in contract.columns or column == "ds":
-            known = ", ".join(c for c in contract.columns if c != "ds")
+        if column not in contract.columns or column in _MADE:
+            known = ", ".join(c for c in contract.columns if c not in _MADE)
             raise ConfigError(f"{place}.columns.{column}: {contract.name} has no such column; it has {known}")
     optional = {"ds", "event_id", "seq", "available_time", "label_time", "op", "scenario", "viewed", "clicked", "valid_from"}
     missing = [c for c in contract.required if c not in optional and c not in mapping.columns]

@@ -7,6 +7,8 @@ import typer
 
 from jobs.cli import DEFAULT_CONF, Conf, Data, Ds, say
 
+First = Annotated[str, typer.Option("--from", help="First day, in place of `--ds`.")]
+Last = Annotated[str, typer.Option("--to", help="Last day, in place of `--ds`.")]
 Quiet = Annotated[bool, typer.Option("--plain", help="Plain lines instead of a progress display.")]
 
 
@@ -43,10 +45,10 @@ def down() -> None:
     say(f"stopped {count} processes" if count else "nothing was running")
 
 
-def run(conf: Conf = DEFAULT_CONF, data: Data = "", ds: Ds = "", plain: Quiet = False) -> None:
-    """Run the daily graph for some days through Airflow and follow it, and the training it starts.
+def run(conf: Conf = DEFAULT_CONF, data: Data = "", ds: Ds = "", first: First = "", last: Last = "", plain: Quiet = False) -> None:
+    """Run the daily graph for some days through Airflow (its own backfill) and follow it, and the training it starts.
 
-    Example: `moveline up` once, then `moveline run --ds 2026-05-01..2026-05-03`
+    Example: `moveline up` once, then `moveline run --from 2026-05-01 --to 2026-05-03`
     """
     from feature_store.recipe import load_recipe
     from jobs import follow, services
@@ -57,7 +59,8 @@ def run(conf: Conf = DEFAULT_CONF, data: Data = "", ds: Ds = "", plain: Quiet = 
         raise services.ServiceError(f"Airflow is not running for this state folder; start it with `moveline up --conf {conf}`")
     folder = _folder(conf, data)
     services.same(found, conf, folder)
-    follow.run_days(found.airflow, days_asked(load_recipe(conf), ds or None), follow.display(plain))
+    asked = f"{first or last}..{last or first}" if first or last else ds
+    follow.run_days(found.airflow, days_asked(load_recipe(conf), asked or None), follow.display(plain))
 
 
 def demo(conf: Conf = DEFAULT_CONF, data: Data = "", plain: Quiet = False) -> None:

@@ -1,7 +1,8 @@
 """What was known of a user at a cut: the last tokens of the moveline and the last visits, exact also when rows arrive late.
 
 A row cut at t uses a token only if event_time < t - delay and available_time <= t, and a visit only if closed_time < t - delay and
-available_time <= t. Both are one condition, `ready <= t`, with ready = max(time + delay + 1 microsecond, available_time).
+available_time <= t. Both are one condition, `ready <= t`, with ready = max(time + delay + 1 microsecond, available_time). A token
+that was corrected or deleted is used up to its replaced_time: t < replaced_time.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
@@ -23,12 +24,13 @@ from jobs.pieces import changes, lists, micros, offsets_of, pieces, plain, spans
 CODE = ("jobs.context", "jobs.pieces")
 """Modules whose change makes every table with a context run again."""
 
-_TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id"]
+_TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "replaced_time"]
 _VISIT = ["entry_time", "closed_time", "available_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted"]
 _SCHEMA = pa.schema([f for f in FLOWS.schema if f.name.startswith(("moveline_", "visit_"))])
 CONTEXT_COLUMNS: tuple[str, ...] = tuple(_SCHEMA.names)
 """Columns that `with_context` adds, in order."""
 
+_NEVER = np.iinfo(np.int64).max
 _DAY = 86_400 * 1_000_000
 _CHUNK = 65_536
 _MAX_LOOKED_AT = 1_048_576
@@ -52,7 +54,7 @@ def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, setti
     The columns of `cuts` and `CONTEXT_COLUMNS`, oldest first, sorted by (user_id, cut_time) in each partition.
     """
     tokens = movelines.select("user_id", F.lit(0).alias("kind"), F.element_at("event_time", 1).alias("at"),
-                              F.struct(*_TOKEN).alias("tokens"))
+                              F.struct(*_TOKEN[:-1], replaced_times()).alias("tokens"))
     top = F.get("categories", F.lit(0)).alias("category")
     stays = visits.select("user_id", F.lit(1).alias("kind"), F.col("closed_time").alias("at"),
                           F.struct(*_VISIT, top).alias("visit"))
@@ -62,6 +64,11 @@ def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, setti
     ordered = spread.sortWithinPartitions("user_id", "kind", "at", "visit", "cut")
     shape = StructType([*cuts.schema.fields, *spark_schema(_SCHEMA).fields])
     return ordered.mapInArrow(_attach(to_arrow_schema(shape), settings), shape)
+
+
+def replaced_times() -> Column:
+    """The list `replaced_time` of a row of movelines; all null in days that were built before events had versions."""
+    return F.coalesce("replaced_time", F.transform("event_time", lambda _: F.lit(None).cast("timestamp"))).alias("replaced_time")
 
 
 def _attach(schema: pa.Schema, settings: Movelines) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -112,7 +119,8 @@ class _Walk:
 
     Attributes
     ----------
-    user, time, ready : [n] int64. late : [n] bool, a later entry of the user is ready sooner.
+    user, time, ready : [n] int64. until : [n] int64, when another version took its place. late : [n] bool, a later entry of the
+    user is ready sooner, or it is replaced one day: not every cut after it uses it.
     earliest : [n] int64, when the first of this and all later entries of the user is ready (never falls within a user).
     values : the columns to hand out. window : how far before a cut an entry may lie, microseconds.
     """
@@ -120,6 +128,7 @@ class _Walk:
     user: np.ndarray
     time: np.ndarray
     ready: np.ndarray
+    until: np.ndarray
     late: np.ndarray
     earliest: np.ndarray
     values: list[pa.Array]
@@ -132,16 +141,19 @@ class _Walk:
         flat = {name: column.flatten() for name, column in columns.items()}
         names = ("event_time", "scene", "action", "item_id", "category_id")
         times = micros(flat["event_time"]), micros(flat["available_time"])
-        return cls._of(np.repeat(user, lengths), *times, [flat[n] for n in names], settings)
+        until = flat["replaced_time"].cast(pa.int64()).fill_null(_NEVER).to_numpy()
+        return cls._of(np.repeat(user, lengths), *times, until, [flat[n] for n in names], settings)
 
     @classmethod
     def of_visits(cls, rows: pa.StructArray, user: np.ndarray, settings: Movelines) -> "_Walk":
         flat = dict(zip([*_VISIT, "category"], rows.flatten(), strict=True))
         names = ("entry_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted", "category")
-        return cls._of(user, micros(flat["closed_time"]), micros(flat["available_time"]), [flat[n] for n in names], settings)
+        times = micros(flat["closed_time"]), micros(flat["available_time"])
+        return cls._of(user, *times, np.full(len(user), _NEVER), [flat[n] for n in names], settings)
 
     @classmethod
-    def _of(cls, user: np.ndarray, time: np.ndarray, available: np.ndarray, values: list[pa.Array], settings: Movelines) -> "_Walk":
+    def _of(cls, user: np.ndarray, time: np.ndarray, available: np.ndarray, until: np.ndarray, values: list[pa.Array],
+            settings: Movelines) -> "_Walk":
         ready = np.maximum(time + settings.delay_s * 1_000_000 + 1, available)
         # The running minimum from the right, within each user: ranks are lifted by the user's number, so that it starts anew.
         order = np.argsort(ready, kind="stable")
@@ -150,7 +162,7 @@ class _Walk:
         lifted = user * len(ready) + rank
         least = np.minimum.accumulate(lifted[::-1])[::-1]
         earliest = ready[order][least - user * len(ready)]
-        return cls(user, time, ready, ready > earliest, earliest, values, settings.days * _DAY)
+        return cls(user, time, ready, until, (ready > earliest) | (until < _NEVER), earliest, values, settings.days * _DAY)
 
     def reach(self, user: np.ndarray, cut: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Where to look for the last `most` entries ready at each cut: ([m] start, [m] length), late ones in between included.
@@ -171,7 +183,8 @@ class _Walk:
         """The last `most` entries ready at each cut, as lists, one array for each column of `values`."""
         at = spans(start, length)
         row = np.repeat(np.arange(len(start)), length)
-        known = self.ready[at] <= np.repeat(cut, length)
+        then = np.repeat(cut, length)
+        known = (self.ready[at] <= then) & (then < self.until[at])
         at, row = at[known], row[known]
         counts = np.bincount(row, minlength=len(start))
         from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(at))

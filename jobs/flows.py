@@ -1,9 +1,10 @@
 """Flows: rows for a generator of next interests. A row is a cut of a user's day: what was known before it, and the next items.
 
-An interest is a token with an item (and one of `flows.actions`, when given); a run of interests in one item counts once, when it
-began. A cut lies at an interest; of several at the same time, at the first, so that the context, which is strictly before the
-cut, never holds an item of the future. The future is what happened, at whatever time it became available: it is a target and
-never an input. It ends with the day, so that flows(d) needs no later day. Cuts are chosen by hash of user and time.
+An interest is a token with an item (and one of `flows.actions`, when given) that was not corrected or deleted since; a run of
+interests in one item counts once, when it began. A cut lies at an interest; of several at the same time, at the first, so that
+the context, which is strictly before the cut, never holds an item of the future. The future is what happened, at whatever time it
+became available: it is a target and never an input. It ends with the day, so that flows(d) needs no later day. Cuts are chosen by
+hash of user and time.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from feature_store.contracts import FLOWS
 from feature_store.recipe import Flows, Recipe
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
-from jobs.context import CODE, with_context
+from jobs.context import CODE, replaced_times, with_context
 from jobs.day import DayResult, Made, build_day, days_until, inputs_of
 from jobs.pieces import lists, micros, offsets_of, spans
 from jobs.ragged import Keys, Longs, mixed, smallest
@@ -85,7 +86,7 @@ class _Interests:
 
 def _per_batch(movelines: DataFrame, settings: Flows, work: Callable[[pa.RecordBatch, _Interests, int], pa.RecordBatch],
                schema: pa.Schema) -> DataFrame:
-    keyed = movelines.select("user_id", *_TOKEN, F.xxhash64(F.lit(_SEED), "user_id").alias("_key"))
+    keyed = movelines.select("user_id", *_TOKEN, replaced_times(), F.xxhash64(F.lit(_SEED), "user_id").alias("_key"))
     return keyed.mapInArrow(partial(_batches, settings=settings, work=work), spark_schema(schema))
 
 
@@ -98,7 +99,7 @@ def _batches(batches: Iterator[pa.RecordBatch], settings: Flows,
 def _interests(batch: pa.RecordBatch, settings: Flows) -> _Interests:
     tokens = {name: batch.column(name).flatten() for name in _TOKEN}
     user = np.repeat(np.arange(batch.num_rows), np.diff(batch.column("item_id").offsets.to_numpy()))
-    wanted = pc.is_valid(tokens["item_id"])
+    wanted = pc.and_(pc.is_valid(tokens["item_id"]), pc.is_null(batch.column("replaced_time").flatten()))
     if settings.actions is not None:
         wanted = pc.and_(wanted, pc.is_in(tokens["action"], pa.array(settings.actions, pa.string())))
     found = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))

@@ -15,6 +15,7 @@ from feature_store.encoded_set import EncodedSet
 from feature_store.recipe import Recipe
 from feature_store.session import spark_session
 from feature_store.tables import Lake
+from jobs.context import replaced_times
 from models.generator import Generator
 
 
@@ -32,9 +33,10 @@ def futures_of_pages(recipe: Recipe, lake: Lake, sets: Mapping[str, EncodedSet],
         if not days:
             continue
         keys = lake.read(session, "pages", days).select("page_id", "user_id", "ds", "cut_time")
-        tokens = F.arrays_zip("event_time", "action", "item_id", "category_id").alias("tokens")
-        walks = lake.read(session, "movelines", days).select("user_id", "ds", tokens)
+        tokens = F.arrays_zip("event_time", "action", "item_id", "category_id", "replaced_time").alias("tokens")
+        walks = lake.read(session, "movelines", days).withColumn("replaced_time", replaced_times()).select("user_id", "ds", tokens)
         wanted = F.filter("tokens", lambda token: (token["event_time"] >= F.col("cut_time")) & token["item_id"].isNotNull()
+                          & token["replaced_time"].isNull()
                           & (F.lit(True) if recipe.flows.actions is None else token["action"].isin(recipe.flows.actions)))
         ahead = F.slice(wanted, 1, recipe.flows.future)
         (keys.join(walks, ["user_id", "ds"], "left").withColumn("ahead", ahead)

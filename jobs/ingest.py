@@ -118,7 +118,7 @@ class Ingest:
     def _make(self, name: str, inputs: dict[str, str], held: list[DataFrame]) -> Made:
         rows = self._judged(name, held)
         counts = accounted(_statuses(rows))
-        good = rows.where(F.col(STATUS) == OUT)
+        good = quality.stored(rows, name)
         self._reject(name, rows, counts, inputs)
         if name == "exposures" and self.recipe.source.clicks:
             clicks = self._clicks(rows, held)

@@ -19,12 +19,12 @@ from jobs.day import DayResult, Made, build_day, inputs_of
 from jobs.pieces import Piece, lists, micros, offsets_of, pieces, plain, user_starts
 
 _CODE = ("jobs.movelines", "jobs.pieces")
-_TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "dwell_ms"]
+_TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "dwell_ms", "replaced_time"]
 _SCHEMA = pa.schema([f for f in MOVELINES.schema if f.name != Columns.DS])
 
 
 def movelines(events: DataFrame, max_tokens: int, delay_s: int = 0) -> DataFrame:
-    """One row a user: tokens in the order (event_time, seq, event_id), as lists.
+    """One row a user: tokens in the order (event_time, seq, event_id, available_time), as lists; each version of an event is one.
 
     Parameters
     ----------
@@ -35,8 +35,9 @@ def movelines(events: DataFrame, max_tokens: int, delay_s: int = 0) -> DataFrame
     -------
     The columns of the `movelines` contract without `ds`, partitioned and sorted by user.
     """
-    ordered = (events.select(Columns.USER, *_TOKEN, "seq", "event_id").repartition(Columns.USER)
-               .sortWithinPartitions(Columns.USER, Columns.EVENT_TIME, "seq", "event_id").select(Columns.USER, *_TOKEN))
+    order = (Columns.USER, Columns.EVENT_TIME, "seq", "event_id", Columns.AVAILABLE_TIME)
+    ordered = (events.select(Columns.USER, *_TOKEN, "seq", "event_id").repartition(Columns.USER).sortWithinPartitions(*order)
+               .select(Columns.USER, *_TOKEN))
     return ordered.mapInArrow(_gather(max_tokens, delay_s), spark_schema(_SCHEMA))
 
 

@@ -53,5 +53,7 @@ def _known(frame: DataFrame, end: Column) -> DataFrame:
     """Rows (of movelines: tokens) that were available before a moment."""
     if "n_over_cap" not in frame.columns:
         return frame.where(F.col("available_time") < end)
-    tokens = F.filter(F.arrays_zip(*_LISTS), lambda token: token["available_time"] < end)
+    known = F.filter(F.arrays_zip(*_LISTS), lambda token: token["available_time"] < end)
+    # That a token was replaced after the day is not known in it.
+    tokens = F.transform(known, lambda t: t.withField("replaced_time", F.when(t["replaced_time"] < end, t["replaced_time"])))
     return frame.select("user_id", tokens.alias("tokens")).where(F.size("tokens") > 0)

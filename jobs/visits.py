@@ -6,7 +6,8 @@ that is older still is cut at the start of the day before.
 
 A step that became available more than `movelines.visit_wait_s` after it happened (or `movelines.delay_s` or
 `source.available_delay_s`, when one of those is longer) is *late* and no part of the walk: otherwise its arrival would change
-visits that were already used. So a visit is known, for good, at closed_time plus that wait, which is its available_time.
+visits that were already used; for the same reason a correction or delete that comes later than that changes nothing in it. So a
+visit is known, for good, at closed_time plus that wait, which is its available_time.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,20 +38,20 @@ def walk(events: DataFrame, exposures: DataFrame, clicked_actions: list[str], ca
 
     Returns
     -------
-    user_id, at (time), is_page (0 or 1), seq, id, scene (ties in this order), available_time, n_shown (items), n_clicked and
-    n_carted (0 or 1), category_id.
+    user_id, at (time), is_page (0 or 1), seq, id, scene (ties in this order), available_time, replaced_time, n_shown (items),
+    n_clicked and n_carted (0 or 1), category_id.
     """
     tokens = events.select(
         "user_id", F.col("event_time").alias("at"), F.lit(0).alias("is_page"), "seq", F.col("event_id").alias("id"),
-        "available_time", "scene", F.lit(0).alias("n_shown"), _one_of(clicked_actions).alias("n_clicked"),
+        "available_time", "replaced_time", "scene", F.lit(0).alias("n_shown"), _one_of(clicked_actions).alias("n_clicked"),
         _one_of(carted_actions).alias("n_carted"), "category_id")
     # Shown, not viewed: what was viewed is a label, and may be known later than the page.
     shown = exposures.groupBy("user_id", F.col("shown_time").alias("at"), "page_id", "scene").agg(
         F.max("available_time").alias("available_time"), F.count(F.lit(1)).cast("int").alias("n_shown"))
     impressions = shown.select(
         "user_id", "at", F.lit(1).alias("is_page"), F.lit(0).cast("long").alias("seq"), F.col("page_id").alias("id"),
-        "available_time", "scene", "n_shown", F.lit(0).alias("n_clicked"), F.lit(0).alias("n_carted"),
-        F.lit(None).cast("string").alias("category_id"))
+        "available_time", F.lit(None).cast("timestamp").alias("replaced_time"), "scene", "n_shown", F.lit(0).alias("n_clicked"),
+        F.lit(0).alias("n_carted"), F.lit(None).cast("string").alias("category_id"))
     return tokens.unionByName(impressions)
 
 
@@ -63,8 +64,14 @@ def is_late(patience_s: int) -> Column:
     return F.unix_micros("available_time") > F.unix_micros("at") + patience_s * _SECOND
 
 
+def is_replaced(patience_s: int) -> Column:
+    """Whether a step that is not late was corrected or deleted before `patience_s` seconds had passed; later is too late."""
+    soon = F.unix_micros("replaced_time") <= F.unix_micros("at") + patience_s * _SECOND
+    return ~is_late(patience_s) & F.coalesce(soon, F.lit(False))
+
+
 def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
-    """The visits of all users, from the steps of `walk` that are not late.
+    """The visits of all users, from the steps of `walk` that are neither late nor replaced.
 
     Parameters
     ----------
@@ -77,7 +84,8 @@ def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
     # The scene comes last: a page whose rows name two scenes is two steps that nothing else tells apart.
     order = ["user_id", "at", "is_page", "seq", "id", "scene"]
     used = ["user_id", "at", "is_page", "scene", "n_shown", "n_clicked", "n_carted", "category_id"]
-    ordered = steps.where(~is_late(patience_s)).repartition("user_id").sortWithinPartitions(*order).select(*used)
+    known = steps.where(~is_late(patience_s) & ~is_replaced(patience_s))
+    ordered = known.repartition("user_id").sortWithinPartitions(*order).select(*used)
     return ordered.mapInArrow(_stay(gap_s * _SECOND, patience_s * _SECOND), spark_schema(_SCHEMA))
 
 
@@ -181,11 +189,13 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
         frame = every.where((closed >= start) & (closed < end)).withColumn(Columns.DS, F.lit(ds))
 
         def counts(written: DataFrame) -> dict[str, int]:
-            late = events.select(F.col("event_time").alias("at"), "available_time").where(is_late(patience)).count()
+            times = events.select(F.col("event_time").alias("at"), "available_time", "replaced_time")
+            late, replaced = times.agg(F.count_if(is_late(patience)), F.count_if(is_replaced(patience))).first()
             sums = F.sum(F.when(closed < start, n)), F.sum(F.when(closed >= end, n))
             before, still_open = every.agg(sums[0].alias("before"), sums[1].alias("open")).first()
             return {"in": events.count(), "out": written.agg(F.sum("n_tokens")).first()[0] or 0,
-                    "closed_before": before or 0, "still_open": still_open or 0, "late": late}
+                    "closed_before": before or 0, "still_open": still_open or 0, "late": late,
+                    "replaced": replaced}
 
         return Made(frame, counts)
 

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from feature_store.contracts import EVENTS, EXPOSURES
 from feature_store.errors import InputError
-from feature_store.quality import STATUS, accounted, judged, refused, within_limit
+from feature_store.quality import STATUS, accounted, judged, refused, stored, within_limit
 from feature_store.recipe import Mapping, Quality, Source
 from feature_store.session import spark_schema
 from feature_store.sources import BAD, RAW
@@ -57,12 +57,21 @@ def test_the_newest_version_stands_and_every_other_row_is_named(spark: SparkSess
         at(0, event_id="gone"), at(3, event_id="gone", op="delete"),
         at(0, event_id="clash", item_id="a"), at(0, event_id="clash", item_id="b"),
         at(0, event_id="deleted_alone", op="delete", scene=None),
+        *(at(n, event_id="and_back", item_id=item) for n, item in ((0, "a"), (2, "b"), (4, "a"))),
+        at(0, event_id="revived"), at(1, event_id="revived", op="delete"), at(1, event_id="revived", item_id="x"),
+        at(6, event_id="revived"),
     ])
     found = sorted((r.event_id, r.available_time.minute, r[STATUS]) for r in rows.collect())
     assert found == sorted([
         ("again", 0, "out"), ("again", 0, "duplicate_event"), ("again", 5, "duplicate_event"),
         ("mended", 0, "superseded"), ("mended", 9, "out"), ("gone", 0, "deleted"), ("gone", 3, "deleted"),
-        ("clash", 0, "out"), ("clash", 0, "duplicate_event"), ("deleted_alone", 0, "deleted")])
+        ("clash", 0, "out"), ("clash", 0, "duplicate_event"), ("deleted_alone", 0, "deleted"),
+        ("and_back", 0, "superseded"), ("and_back", 2, "superseded"), ("and_back", 4, "out"),
+        ("revived", 0, "superseded"), ("revived", 1, "superseded"), ("revived", 1, "duplicate_event"), ("revived", 6, "out")])
+    kept = sorted(((r.event_id, r.available_time.minute, r.replaced_time and r.replaced_time.minute)
+                  for r in stored(rows, "events").collect() if r.event_id not in ("again", "clash")), key=str)
+    assert kept == sorted([("mended", 0, 9), ("mended", 9, None), ("gone", 0, 3), ("and_back", 0, 2), ("and_back", 2, 4),
+                           ("and_back", 4, None), ("revived", 0, 1), ("revived", 6, None)], key=str)
 
 
 def test_exposures_have_their_own_ranges(spark: SparkSession) -> None:

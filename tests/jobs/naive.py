@@ -37,7 +37,7 @@ def frame(spark: SparkSession, table: str, rows: Iterable[Row]) -> DataFrame:
 
 def event(user: str, time: float, number: int = 0, **more: Any) -> Row:
     row = {"event_id": f"e{number:06d}", "user_id": user, "event_time": at(time), "seq": number, "available_time": at(time),
-           "scene": "home", "action": "view", "op": "upsert", "ds": ds_of(at(time))}
+           "scene": "home", "action": "view", "op": "upsert", "replaced_time": None, "ds": ds_of(at(time))}
     return {**row, **more}
 
 
@@ -49,8 +49,8 @@ def exposure(page: str, user: str, time: float, item: str, position: int, **more
 
 
 def random_events(dice: random.Random, user: str, count: int, span: int = 7_200, late: float = 0.2, start: int = 0,
-                  delay: int = 0) -> list[Row]:
-    """Events with many equal times, pauses, late rows and nulls."""
+                  delay: int = 0, corrections: float = 0.0) -> list[Row]:
+    """Events with many equal times, pauses, late rows and nulls; this share of them corrected or deleted some time later."""
     rows = []
     for n in range(count):
         time = start + dice.choice([dice.randrange(span), dice.randrange(0, span, 600)])
@@ -59,7 +59,18 @@ def random_events(dice: random.Random, user: str, count: int, span: int = 7_200,
                           scene=dice.choice("abc"), action=dice.choice(["view", "click", "cart"]),
                           item_id=dice.choice([None, "i1", "i2", "i3"]), category_id=dice.choice([None, "c1", "c2", "c3", "c4"]),
                           dwell_ms=dice.choice([None, 5])))
-    return rows
+    return rows + [new for row in rows if dice.random() < corrections for new in corrected(dice, row)]
+
+
+def corrected(dice: random.Random, row: Row) -> list[Row]:
+    """Versions that follow a row, whose replaced_time is set; none when it was deleted."""
+    when = row["available_time"] + timedelta(seconds=dice.choice([1, 25, 30, 31, 60, 61, 300, dice.randrange(1, 7_200)]))
+    row["replaced_time"] = when
+    if dice.random() < 0.3:
+        return []
+    new = {**row, "available_time": when, "replaced_time": None, "scene": dice.choice("abc"),
+           "item_id": dice.choice([None, "i8", "i9"])}
+    return [new, *(corrected(dice, new) if dice.random() < 0.3 else [])]
 
 
 def by_user(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -70,7 +81,7 @@ def by_user(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def naive_order(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda r: (r["event_time"], r["seq"], r["event_id"]))
+    return sorted(rows, key=lambda r: (r["event_time"], r["seq"], r["event_id"], r["available_time"]))
 
 
 def ready(time: datetime, available: datetime, delay: int) -> datetime:
@@ -80,13 +91,15 @@ def ready(time: datetime, available: datetime, delay: int) -> datetime:
 def naive_tokens(rows: list[Row], cut: datetime, most: int, days: int, delay: int) -> list[Row]:
     """The moveline of one user as of a cut, from the raw events."""
     wait, window = timedelta(seconds=delay), timedelta(days=days)
-    known = [r for r in naive_order(rows) if cut - window <= r["event_time"] < cut - wait and r["available_time"] <= cut]
+    known = [r for r in naive_order(rows) if cut - window <= r["event_time"] < cut - wait and r["available_time"] <= cut
+             and not (r["replaced_time"] and r["replaced_time"] <= cut)]
     return known[max(len(known) - most, 0):]
 
 
 def naive_visits(events: list[Row], shown: list[Row], gap: int, patience: int) -> list[Row]:
     """All visits of one user."""
-    steps = [(e["event_time"], 0, e["seq"], e["event_id"], e["scene"], 0, e, e["available_time"]) for e in events]
+    steps = [(e["event_time"], 0, e["seq"], e["event_id"], e["scene"], 0, e, e["available_time"]) for e in events
+             if not (e["replaced_time"] and e["replaced_time"] <= e["event_time"] + timedelta(seconds=patience))]
     pages: dict[tuple, list[Row]] = defaultdict(list)
     for x in shown:
         pages[(x["shown_time"], 1, 0, x["page_id"], x["scene"])].append(x)

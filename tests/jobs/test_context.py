@@ -26,7 +26,7 @@ def random_log(seed: int, users: int, delay: int) -> list[Row]:
         for day in range(DAYS):
             count = dice.choice([0, 1, 3, 10])
             rows += [{**e, "event_id": f"{day}-{e['event_id']}"}
-                     for e in random_events(dice, f"u{n}", count, late=late, start=-86_400 * day, delay=delay)]
+                     for e in random_events(dice, f"u{n}", count, late=late, start=-86_400 * day, delay=delay, corrections=0.4)]
     return rows
 
 
@@ -113,7 +113,7 @@ def test_blocks_cover_every_row_once_and_stay_small(monkeypatch: pytest.MonkeyPa
 
 def test_a_user_with_thousands_of_late_tokens_and_cuts_is_exact(spark: SparkSession) -> None:
     settings = Movelines(tokens=50, visits=5)
-    events = random_events(random.Random(4), "huge", 3_000, span=40_000, late=0.5)
+    events = random_events(random.Random(4), "huge", 3_000, span=40_000, late=0.5, corrections=0.3)
     lines, stays = tables(spark, events, settings, 0)
     time = F.lit(at(0)) + F.make_dt_interval(secs=F.col("id") * 20)
     cuts = spark.range(2_000).select(F.lit("huge").alias("user_id"), time.alias("cut_time"))

@@ -74,7 +74,7 @@ def events(spark: SparkSession) -> DataFrame:
     for n in range(3_000):
         at = noon + timedelta(seconds=draw.randint(0, 3_600))
         user, item = f"u{draw.randint(0, 99)}", f"i{draw.randint(0, 50)}"
-        rows.append((f"e{n}", user, at, n, at, "home", "click", item, *[None] * 5, "upsert", DAY))
+        rows.append((f"e{n}", user, at, n, at, "home", "click", item, *[None] * 5, "upsert", None, DAY))
     return spark.createDataFrame(rows, spark_schema(EVENTS.schema))
 
 

@@ -25,7 +25,7 @@ def movelines(spark: SparkSession, walks: dict[str, list[Token]], ds: str = DAY)
         times = [start + timedelta(seconds=t[0]) for t in tokens]
         columns = [[t[n] for t in tokens] for n in (1, 2, 3)]
         category = [None if t[3] is None else f"c{t[3]}" for t in tokens]
-        rows.append((user, times, times, *columns, category, [None] * len(tokens), len(tokens), 0, ds))
+        rows.append((user, times, times, *columns, category, *[[None] * len(tokens)] * 2, len(tokens), 0, ds))
     return spark.createDataFrame(rows, spark_schema(MOVELINES.schema))
 
 

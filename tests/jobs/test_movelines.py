@@ -13,7 +13,7 @@ from jobs import movelines as job
 from jobs.day import conserved
 from tests.jobs.naive import DAY, Row, by_user, event, frame, naive_order, random_events, ready, recipe
 
-LISTS = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "dwell_ms"]
+LISTS = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "dwell_ms", "replaced_time"]
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ def found(rows: DataFrame) -> dict[str, dict[str, Any]]:
     plain = {}
     for row in rows.collect():
         values = row.asDict()
-        for name in ("event_time", "available_time"):
-            values[name] = [t.astimezone(UTC) for t in values[name]]
+        for name in ("event_time", "available_time", "replaced_time"):
+            values[name] = [t and t.astimezone(UTC) for t in values[name]]
         plain[values.pop("user_id")] = values
     return plain
 
 
 def random_log(seed: int, users: int = 300) -> list[Row]:
     dice = random.Random(seed)
-    rows = [row for n in range(users) for row in random_events(dice, f"u{n}", dice.choice([1, 1, 2, 5, 12]))]
+    rows = [row for n in range(users) for row in random_events(dice, f"u{n}", dice.choice([1, 1, 2, 5, 12]), corrections=0.3)]
     rows += random_events(dice, "huge", 400)
     dice.shuffle(rows)
     return rows
@@ -68,7 +68,7 @@ def test_pieces_smaller_than_a_user_give_the_same(spark: SparkSession, monkeypat
     monkeypatch.setattr(job, "pieces", partial(pieces, rows=16))
     events = random_log(2, users=40)
     gather = job._gather(5, 0)
-    ordered = sorted(events, key=lambda r: (r["user_id"], r["event_time"], r["seq"], r["event_id"]))
+    ordered = sorted(events, key=lambda r: (r["user_id"], r["event_time"], r["seq"], r["event_id"], r["available_time"]))
     table = frame(spark, "events", ordered).coalesce(1).select("user_id", *LISTS).toArrow()
     rows = [r for batch in gather(iter(table.to_batches(max_chunksize=7))) for r in batch.to_pylist()]
     got = {r.pop("user_id"): r for r in rows}

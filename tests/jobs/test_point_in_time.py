@@ -25,7 +25,7 @@ def is_future(row: Row, time: str, page_time: float, delay: int) -> bool:
 
 def another_future(dice: random.Random, events: list[Row], cut: float, delay: int) -> list[Row]:
     """The same past; of the rest, the very next event is changed, others are changed, removed or added."""
-    past = [e for e in events if not is_future(e, "event_time", cut, delay)]
+    past = [corrected_late(dice, e, cut) for e in events if not is_future(e, "event_time", cut, delay)]
     future = sorted((e for e in events if is_future(e, "event_time", cut, delay)), key=lambda e: e["event_time"])
     changed = [changed_event(dice, e) for n, e in enumerate(future) if n == 0 or dice.random() < 0.7]
     added = [event("", cut - delay + dice.choice([0, 0, 1, 700]), 0, event_id=f"new{n}", scene=dice.choice("abc"), action="click")
@@ -33,6 +33,12 @@ def another_future(dice: random.Random, events: list[Row], cut: float, delay: in
     late = [event("", cut - dice.randrange(1, 5_000), 0, event_id=f"late{n}", scene=dice.choice("abc"), item_id="late",
                   available_time=at(cut + dice.choice([0.000001, 5]))) for n in range(dice.randrange(8))]
     return past + changed + added + late
+
+
+def corrected_late(dice: random.Random, row: Row, cut: float) -> Row:
+    """A row that stood at the cut and that is corrected or deleted after it, earlier, later or never."""
+    stands = row["replaced_time"] is None or row["replaced_time"] > at(cut)
+    return {**row, "replaced_time": dice.choice([None, at(cut + 0.000001), at(cut + 700)])} if stands else row
 
 
 def changed_event(dice: random.Random, row: Row) -> Row:
@@ -60,7 +66,8 @@ def check(spark: SparkSession, root: str, seed: int, delay: int, cap: int) -> No
     events, shown = [], []
     for n in range(CASES):
         cut, start = dice.randrange(200, 7_000), dice.choice([0, 0, -4_000])
-        past = random_events(dice, "", dice.choice([1, 4, 12]), span=8_000, start=start, late=dice.choice([0, 0.3]), delay=30)
+        past = random_events(dice, "", dice.choice([1, 4, 12]), span=8_000, start=start, late=dice.choice([0, 0.3]), delay=30,
+                             corrections=0.3)
         for user, own in ((f"a{n}", past), (f"b{n}", another_future(dice, past, cut, delay))):
             events += [{**e, "user_id": user, "event_id": f"{user}{e['event_id']}", "ds": ds_of(e["event_time"])} for e in own]
             shown += shown_pages(dice, user, cut, delay, user[0] == "b")

@@ -63,7 +63,8 @@ def day_of_movelines(ds: str, seed: int) -> pa.Table:
         some = {field: [str(i) for i in draw.choice(IDS[field], 40)] for field in ("scene", "action", "item", "category")}
         rows.append({"user_id": f"u{user}", "event_time": times, "available_time": times, "scene": some["scene"],
                      "action": some["action"], "item_id": [None if draw.random() < 0.2 else i for i in some["item"]],
-                     "category_id": some["category"], "dwell_ms": [None] * 40, "n_tokens": 40, "n_over_cap": 0, "ds": ds})
+                     "category_id": some["category"], "dwell_ms": [None] * 40,
+                     "replaced_time": [None] * 40, "n_tokens": 40, "n_over_cap": 0, "ds": ds})
     return pa.Table.from_pylist(rows, schema=MOVELINES.schema)
 
 

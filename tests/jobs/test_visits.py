@@ -18,7 +18,7 @@ def random_log(seed: int, users: int, start: int = 0, span: int = 7_200) -> tupl
     dice = random.Random(seed)
     events, shown = [], []
     for n in range(users):
-        events += random_events(dice, f"u{n}", dice.choice([0, 1, 4, 12]), span=span, start=start, delay=30)
+        events += random_events(dice, f"u{n}", dice.choice([0, 1, 4, 12]), span=span, start=start, delay=30, corrections=0.3)
         for page in range(dice.choice([0, 1, 3])):
             time = start + dice.randrange(0, span, 300)
             late = at(time + dice.choice([0, 0, 30, 31]))
@@ -76,7 +76,8 @@ def test_pieces_smaller_than_a_visit_give_the_same(spark: SparkSession, monkeypa
 
     monkeypatch.setattr(job, "pieces", partial(pieces, rows=3))
     events, _ = random_log(4, 30)
-    events = [e for e in events if e["available_time"] <= e["event_time"] + timedelta(seconds=30)]
+    events = [e for e in events if e["available_time"] <= e["event_time"] + timedelta(seconds=30)
+              and not (e["replaced_time"] and e["replaced_time"] <= e["event_time"] + timedelta(seconds=30))]
     used = ["user_id", "at", "is_page", "scene", "n_shown", "n_clicked", "n_carted", "category_id"]
     table = steps_of(spark, events, [], 1).sortWithinPartitions("user_id", "at", "seq", "id").select(*used).toArrow()
     rows = [r for b in job._stay(400_000_000, 30_000_000)(iter(table.to_batches(max_chunksize=2))) for r in b.to_pylist()]
@@ -104,6 +105,15 @@ def test_a_visit_that_crosses_midnight_appears_once_on_the_day_it_closed(spark: 
 def test_a_day_without_rows_has_no_visits(spark: SparkSession, lake: Lake) -> None:
     result = job.build(spark, recipe(), lake, DAYS[0])
     assert (result.rows, result.counts["in"]) == (0, 0)
+
+
+def test_a_correction_within_the_wait_counts_and_a_later_one_changes_no_visit(spark: SparkSession) -> None:
+    def visit(replaced: float) -> Row:
+        old = event("u", 0, scene="a", category_id="old", replaced_time=at(replaced))
+        new = event("u", 0, scene="a", category_id="new", available_time=at(replaced))
+        return found(job.visits(steps_of(spark, [old, new], []), 600, 60))[0]
+
+    assert (visit(60)["categories"], visit(61)["categories"]) == (["new"], ["old"])
 
 
 def test_a_late_step_is_counted_and_changes_no_visit(spark: SparkSession) -> None:
