@@ -5,15 +5,20 @@ negative: from random rows, all of them first move one way, and a few passes do 
 need no passes. The vectors are a truncated eigen-decomposition of the counts, each divided by the root of both items' counts.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from feature_store.errors import ModelError
 from models.attention import Block
 from models.nif import Nif
+
+_FEW = 1_024
+"""Up to so many items all eigenvectors are computed: the iteration for some of them needs a matrix of a higher rank."""
 
 _QUIET = 0.1
 """Length of what is not known yet, against item vectors of length sqrt(d)."""
@@ -28,25 +33,47 @@ def item_vectors(item: np.ndarray, lengths: np.ndarray, rows: int, dim: int, win
     ----------
     item : [n] indexes of all walks, one after the other, 0 for a token without an item. lengths : of the walks.
     rows : of the table.
-
-    Raises
-    ------
-    ModelError : fewer rows than columns.
     """
-    if rows <= dim:
-        raise ModelError(f"item vectors of {dim} columns need a table of more rows than {rows}")
     walk = np.repeat(np.arange(len(lengths)), lengths)
-    near = csr_matrix((rows, rows))
+    found, place = np.unique(item[item > 0], return_inverse=True)
+    index = np.full(len(item), -1)
+    index[item > 0] = place
+    near, size = csr_matrix((len(found), len(found))), (len(found), len(found))
     for apart in range(1, min(window, int(lengths.max(initial=1)))):
-        same = (walk[apart:] == walk[:-apart]) & (item[apart:] > 0) & (item[:-apart] > 0) & (item[apart:] != item[:-apart])
-        pairs = (item[:-apart][same], item[apart:][same])
-        near = near + coo_matrix((np.full(len(pairs[0]), 1 / apart), pairs), shape=(rows, rows)).tocsr()
-    # An item may occur beside none: it has a count all the same, and a row of zeros.
-    scale = diags(np.maximum(np.bincount(item, minlength=rows), 1) ** -0.5)
-    values, vectors = eigsh((scale @ (near + near.T) @ scale).tocsc(), dim, which="LA", v0=np.ones(rows))
-    found = torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0.0))).float()
-    norm = found.norm(dim=1, keepdim=True)
-    return torch.where(norm > 1e-6 * float(norm.max()), found / norm.clamp(min=1e-12) * dim**0.5, 0.0)
+        left, right = index[:-apart], index[apart:]
+        same = (walk[apart:] == walk[:-apart]) & (left >= 0) & (right >= 0) & (left != right)
+        near = near + coo_matrix((np.full(int(same.sum()), 1 / apart), (left[same], right[same])), shape=size).tocsr()
+    scale = diags(np.maximum(np.bincount(place, minlength=len(found)), 1) ** -0.5)
+    vectors = torch.zeros(rows, dim)
+    vectors[found] = torch.from_numpy(_factors((scale @ (near + near.T) @ scale).tocsc(), dim)).float()
+    norm = vectors.norm(dim=1, keepdim=True)
+    return torch.where(norm > 1e-6 * norm.max(), vectors / norm.clamp(min=1e-12) * dim**0.5, 0.0)
+
+
+def vectors_of(files: Sequence[str], rows: int, dim: int) -> Tensor:
+    """`item_vectors` of encoded flows: a walk is what came before a cut and what came after it."""
+    item, length = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["moveline_item", "future_item"]):
+                lists = [batch.column(name) for name in ("moveline_item", "future_item")]
+                counts = [np.diff(own.offsets.to_numpy()) for own in lists]
+                row = np.concatenate([np.repeat(np.arange(len(own)), own) for own in counts])
+                item.append(np.concatenate([own.flatten().to_numpy() for own in lists])[np.argsort(row, kind="stable")])
+                length.append(counts[0] + counts[1])
+    return item_vectors(np.concatenate(item), np.concatenate(length), rows, dim)
+
+
+def _factors(counts: csr_matrix, dim: int) -> np.ndarray:
+    """[n, dim] whose products of rows are nearest to symmetric counts [n, n]; negative eigenvalues are left out."""
+    if counts.shape[0] <= max(dim, _FEW):
+        values, vectors = np.linalg.eigh(counts.toarray())
+        values, vectors = values[-dim:], vectors[:, -dim:]
+    else:
+        values, vectors = eigsh(counts, dim, which="LA", v0=np.ones(counts.shape[0]))
+    found = np.zeros((counts.shape[0], dim))
+    found[:, : len(values)] = vectors * np.sqrt(np.maximum(values, 0.0))
+    return found
 
 
 @torch.no_grad()

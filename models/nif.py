@@ -59,6 +59,7 @@ class NifConfig(ModelConfig):
     velocity: float = Field(0.1, ge=0, description="weight of evolution velocity")
     velocity_mode: Literal["matched", "plain"] = Field("matched", description="flat form: like the targets' change, or small")
     history: int = Field(8, ge=0, description="last tokens of a walk whose items are foreseen too, each from the tokens before it")
+    begin: Literal["walks", "random"] = Field("walks", description="item vectors to begin with: of items near each other in walks")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

@@ -1,12 +1,17 @@
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from feature_store.errors import ModelError
+from feature_store.encoding import encode_flows
 from models.catalog import model_class
-from models.cooccurrence import begin, item_vectors
+from models.cooccurrence import begin, item_vectors, vectors_of
 from models.flow_metrics import best_cosine
 from models.nif import Nif
+from tests.feature_store.encoded_flows import random_flows
+from tests.feature_store.encoded_pages import vocabulary
 from tests.models.synthetic import ROWS, flow_batch
 
 
@@ -45,6 +50,25 @@ def test_a_flow_begins_as_the_item_of_the_last_token() -> None:
     assert float((first == last)[last != 7].float().mean()) > 0.95
 
 
-def test_a_table_smaller_than_the_vectors_is_refused() -> None:
-    with pytest.raises(ModelError, match="item vectors of 8 columns need a table of more rows than 8"):
-        item_vectors(np.array([1, 2]), np.array([2]), 8, 8)
+def test_many_items_and_few_have_vectors_of_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    item, lengths = walks()
+    few = item_vectors(item, lengths, 60, 8)
+    monkeypatch.setattr("models.cooccurrence._FEW", 0)
+    many = item_vectors(item, lengths, 60, 8)
+    torch.testing.assert_close(few @ few.T, many @ many.T, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("item", [[], [0, 0, 0], [4, 4, 4]])
+def test_walks_that_hold_no_two_items_give_no_vectors(item: list[int]) -> None:
+    lengths = np.array([len(item)] if item else [], np.int64)
+    assert float(item_vectors(np.array(item, np.int64), lengths, 20, 8).abs().max()) == 0
+
+
+def test_a_walk_of_encoded_flows_is_what_came_before_a_cut_and_what_came_after_it(tmp_path: Path) -> None:
+    table = encode_flows(random_flows(60, 3), vocabulary())
+    files = [str(tmp_path / name) for name in ("a", "b")]
+    for file, part in zip(files, (table.slice(0, 20), table.slice(20)), strict=True):
+        pq.write_table(part, file)
+    whole = [[*row["moveline_item"], *row["future_item"]] for row in table.to_pylist()]
+    expected = item_vectors(np.concatenate(whole).astype(np.int64), np.array([len(own) for own in whole]), 300, 8)
+    torch.testing.assert_close(vectors_of(files, 300, 8), expected)
