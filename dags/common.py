@@ -31,6 +31,9 @@ ALWAYS = datetime(2020, 1, 1, tzinfo=UTC)
 TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="moveline")
 """Updated when the days that one training run needs are all built; its events carry the fingerprint of those tables."""
 
+MODELS = Asset(name="moveline_models", uri="x-moveline://models", group="moveline")
+"""Updated when a model was trained and registered, whatever the gate said."""
+
 
 def recipe() -> Recipe:
     """The recipe of MOVELINE_CONF; what is wrong with it shows as the import error of the graph."""

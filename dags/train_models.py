@@ -66,7 +66,7 @@ def train_models() -> None:
 
 def _train(task_id: str, **settings: Any) -> Any:
     return SparkSubmitOperator.partial(
-        task_id=task_id, name="moveline-train", map_index_template="{{ task.application_args[1] }}",
+        task_id=task_id, name="moveline-train", outlets=[common.MODELS], map_index_template="{{ task.application_args[1] }}",
         **{**common.spark_settings(), "execution_timeout": timedelta(hours=12), **settings})
 
 

@@ -159,6 +159,13 @@ class Gate(Strict):
     max_bias: float = Field(0.25, ge=0, description="share by which the promised clicks may differ from those there were")
 
 
+class Deploy(Strict):
+    """When a champion is put to use: its scores of a slice of users are compared with those of the version in use."""
+
+    canary_share: float = Field(0.1, gt=0, le=1, description="share of the users of a day whose pages are tried")
+    max_stability: float = Field(0.25, gt=0, description="most that the population stability index of the scores may be")
+
+
 class Days(Strict):
     """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
@@ -191,6 +198,7 @@ class Recipe(Strict):
     flows: Flows = Flows()
     split: Split = Split()
     gate: Gate = Gate()
+    deploy: Deploy = Deploy()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 

@@ -285,21 +285,24 @@ class Table:
         return pa.concat_tables(tables)
 
     def clean_orphans(self, older_than_s: float = 86_400.0) -> list[str]:
-        """Delete files no commit ever named and that are older than the longest job; returns them. Local paths only.
+        """Delete `orphans`; returns them."""
+        found = self.orphans(older_than_s)
+        for path in found:
+            Path(path).unlink()
+        return found
+
+    def orphans(self, older_than_s: float = 86_400.0) -> list[str]:
+        """Files no commit ever named and that are older than the longest job. Local paths only.
 
         A live writer's files look like orphans, so the age must exceed the longest job.
         """
         root = Path(self.path)
         if not self.exists() or not root.is_dir():
             return []
-        delta = self.open()
-        named = {unquote(a) for a in _every_path_named(delta)}
+        named = {unquote(a) for a in _every_path_named(self.open())}
         limit = time.time() - older_than_s
-        orphans = [p for p in sorted(root.rglob("*")) if p.is_file() and "_delta_log" not in p.parts
-                   and str(p.relative_to(root)) not in named and p.stat().st_mtime < limit]
-        for path in orphans:
-            path.unlink()
-        return [str(p) for p in orphans]
+        return [str(p) for p in sorted(root.rglob("*")) if p.is_file() and "_delta_log" not in p.parts
+                and str(p.relative_to(root)) not in named and p.stat().st_mtime < limit]
 
 
 def _every_path_named(delta: DeltaTable) -> set[str]:

@@ -1,4 +1,4 @@
-"""`moveline gate | promote | rollback | history | score`: which version is used, how it came there, and its scores."""
+"""`moveline gate | promote | rollback | history | score | deploy`: which version is used, and how it came there."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from feature_store.recipe import load_recipe
 from jobs.cli import DEFAULT_CONF, Conf, Ds, Json, say, say_json
-from jobs.cli_models import Model, OnlyConf
+from jobs.cli_models import Day, Model, OnlyConf
 
 Version = Annotated[str, typer.Argument(help="Number of a registered version, see `moveline models`.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the ledger.")]
@@ -16,8 +16,9 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (gate, promote, rollback, history, score):
+    for command in (gate, promote, rollback, history, score, deploy, doctor):
         app.command(rich_help_panel=PANEL)(command)
+    app.command(hidden=True)(undeployed)
 
 
 def gate(model: Model, version: Annotated[str, typer.Argument(help="Its number; empty: the newest version.")] = "",
@@ -112,3 +113,53 @@ def score(model: Model, which: Annotated[str, typer.Option("--version", help="A 
             say(f"{version.uri} {line(result)}")
     if as_json:
         say_json({"version": version.uri, "days": done})
+
+
+def deploy(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
+    """Put the champion to use (alias `deployed`), when its scores of a slice of users look like those of the version in use.
+
+    Example: `moveline deploy din --conf conf/simulated.yaml`
+    """
+    from feature_store.home import lake_root
+    from feature_store.session import spark_session
+    from feature_store.tables import Lake
+    from jobs.deploy import deploy as run
+
+    recipe = load_recipe(conf)
+    spark = spark_session(f"moveline deploy {recipe.name}")
+    try:
+        made = run(spark, recipe, Lake(lake_root(recipe.name)), model, ds or None)
+    finally:
+        spark.stop()
+    say(f"{made.name}: version {made.version} is deployed")
+
+
+def undeployed(conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
+    """Models of the recipe whose champion is not in use."""
+    from jobs.deploy import undeployed as those
+    from models.registry import Registry
+
+    found = those(load_recipe(conf), Registry())
+    if as_json:
+        say_json(found)
+    else:
+        say(" ".join(found) or "every champion is deployed")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look for what is wrong with this machine or the state folder, and say what to do. Changes nothing.
+
+    Exits 1 when there is something to do.
+
+    Example: `moveline doctor`
+    """
+    from jobs.cli_inspect import show
+    from jobs.doctor import examine
+
+    found = examine()
+    if as_json:
+        say_json([vars(f) for f in found])
+    else:
+        show("doctor", [{"about": f.about, "found": f.says, "what to do": f.fix} for f in found])
+    if any(f.fix for f in found):
+        raise typer.Exit(1)
