@@ -166,6 +166,15 @@ class Deploy(Strict):
     max_stability: float = Field(0.25, gt=0, description="most that the population stability index of the scores may be")
 
 
+class Watch(Strict):
+    """What the champion may be like on a day before somebody has to look."""
+
+    min_gauc: float = Field(0.5, ge=0, le=1)
+    max_calibration_error: float = Field(0.1, ge=0, le=1)
+    max_unknown: float = Field(0.5, ge=0, le=1, description="share of the shown items that the champion's vocabulary lacks")
+    max_stability: float = Field(0.25, gt=0, description="stability index of scores and main columns, against the day before")
+
+
 class Days(Strict):
     """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
@@ -199,6 +208,7 @@ class Recipe(Strict):
     split: Split = Split()
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
+    watch: Watch = Watch()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 

@@ -1,4 +1,4 @@
-"""`moveline gate | promote | rollback | history | score | deploy`: which version is used, and how it came there."""
+"""`moveline gate | promote | rollback | history | score | deploy | watch | doctor`: which version is used, and how it does."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (gate, promote, rollback, history, score, deploy, doctor):
+    for command in (gate, promote, rollback, history, score, deploy, watch, doctor):
         app.command(rich_help_panel=PANEL)(command)
     app.command(hidden=True)(undeployed)
 
@@ -144,6 +144,36 @@ def undeployed(conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
         say_json(found)
     else:
         say(" ".join(found) or "every champion is deployed")
+
+
+def watch(model: Annotated[str, typer.Argument(help="Empty: every model that ranks pages and has a champion.")] = "",
+          conf: Conf = DEFAULT_CONF, ds: Day = "", as_json: Json = False) -> None:
+    """Look at the champion on a day's pages (the newest, without `--ds`): GAUC, calibration, unknown items, and how far the day is
+    from the one before. Exits 1 when a limit of the recipe is passed.
+
+    Example: `moveline watch din --ds 2026-03-04`
+    """
+    from feature_store.errors import ModelError
+    from feature_store.home import lake_root
+    from feature_store.tables import Lake
+    from jobs.watch import watch as run
+    from jobs.watch import watched
+    from models.registry import Registry
+
+    recipe, registry = load_recipe(conf), Registry()
+    numbers, wrong = {}, []
+    for name in [model] if model else watched(recipe, registry):
+        try:
+            numbers[name] = run(recipe, Lake(lake_root(recipe.name)), name, ds or None, registry)
+        except ModelError as error:
+            wrong.append(str(error))
+    if as_json:
+        say_json(numbers)
+    else:
+        say("\n".join(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in own.items()) for name, own in numbers.items())
+            or "no champion ranks pages" if not wrong else "")
+    if wrong:
+        raise ModelError(" | ".join(wrong))
 
 
 def doctor(as_json: Json = False) -> None:

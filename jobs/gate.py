@@ -56,12 +56,15 @@ class Decision:
 
 
 def gate(recipe: Recipe, lake: Lake, candidate: Version, registry: Registry) -> Version:
-    """Decide about a version, write decision and numbers on it, and make it champion unless the recipe says no.
+    """Decide about a version, write decision and numbers on it, and make it champion unless the recipe says no. The champion is
+    left as it is.
 
     Raises
     ------
     ModelError : a version cannot be loaded, or there is no page to compare on. ConflictError : the champion changed meanwhile.
     """
+    if CHAMPION in registry.current(candidate).aliases:
+        return registry.current(candidate)
     found = decide(recipe, lake, candidate, registry)
     registry.log_metrics(candidate, {f"gate.{key}": value for key, value in found.verdict.numbers.items()})
     registry.tag(candidate, {"gate.mode": recipe.gate.mode, "gate.against": found.against.uri if found.against else "(none)",
@@ -77,14 +80,13 @@ def gate(recipe: Recipe, lake: Lake, candidate: Version, registry: Registry) -> 
 def decide(recipe: Recipe, lake: Lake, candidate: Version, registry: Registry) -> Decision:
     """Compare a version with the champion; nothing is changed. Raises as `gate` does."""
     champion = registry.by_alias(candidate.name)
-    against = None if champion is None or champion.version == candidate.version else champion
     folder = registry.folder(candidate)
     if recipe.gate.mode == "disabled":
         return Decision(champion, None, Verdict((), {}), "the gate is disabled")
     if describe(folder)["reads"] != "pages":
         return Decision(champion, None, Verdict((), {}), "ranks no pages: not compared")
-    pages = slice_for(recipe, lake, candidate, against)
-    other = Ranker(registry.folder(against)) if against else None
+    pages = slice_for(recipe, lake, candidate, champion)
+    other = Ranker(registry.folder(champion)) if champion else None
     shown, scores = scored(lake, pages, [Ranker(folder), *([other] if other else [])])
     verdict = judge(shown, scores[0], scores[1] if other else None, recipe.gate)
     return Decision(champion, pages, verdict, pages.why)
@@ -126,7 +128,7 @@ def scored(lake: Lake, pages: Slice, rankers: list[Ranker]) -> tuple[Shown, list
     """The items of a slice, and their scores by each model. Raises ModelError when the slice has no page."""
     scores: list[list[Floats]] = [[] for _ in rankers]
     shown: list[pa.Table] = []
-    for part in _read(lake, pages):
+    for part in pages_of(lake, pages):
         for number, ranker in enumerate(rankers):
             encoded = ranker.encoded(part)
             scores[number].append(ranker.scores(encoded))
@@ -136,7 +138,8 @@ def scored(lake: Lake, pages: Slice, rankers: list[Ranker]) -> tuple[Shown, list
     return Shown.of(pa.concat_tables(shown).combine_chunks(), {}), [np.concatenate(own) for own in scores]
 
 
-def _read(lake: Lake, pages: Slice) -> Iterator[pa.Table]:
+def pages_of(lake: Lake, pages: Slice) -> Iterator[pa.Table]:
+    """The rows of a slice with what a model reads and their labels, some thousands at a time."""
     closed = pc.field("label_time") < pa.scalar(pages.closed_before, pa.timestamp("us", tz="UTC"))
     for file in lake.table("pages").files(pages.days):
         source = pads.dataset(file, format="parquet")

@@ -20,7 +20,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from feature_store.errors import ConflictError
+from feature_store.errors import ConflictError, ModelError
 from feature_store.home import ledger_root
 
 NOBODY = 0
@@ -34,7 +34,7 @@ SCHEMA = pa.schema([
     ("from_version", pa.int64()), ("to_version", pa.int64()), ("reason", pa.string()), ("numbers", pa.string()),
     ("by", pa.string()), ("time", pa.timestamp("us", tz="UTC")),
 ])
-_ATTEMPTS = 50
+_ATTEMPTS = 30
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _KEEP_LOG = {"delta.appendOnly": "true", "delta.enableExpiredLogCleanup": "false",
              "delta.logRetentionDuration": "interval 36500 days"}
@@ -91,25 +91,35 @@ class Line:
         Raises
         ------
         ConflictError : there are more than `after` entries: somebody else was first, and nothing was written.
+        ModelError : the ledger cannot be written.
         """
         made = Entry(**vars(change), model=self.model, alias=self.alias, entry=after + 1, by=author(), time=datetime.now(UTC))
-        row = {**vars(made), "numbers": json.dumps(dict(change.numbers), sort_keys=True), "born": self.born}
-        rows = pa.Table.from_pylist([row], schema=SCHEMA)
-        name = f"{self.model}@{self.alias}#{self.born}"
+        trouble = self._commit(made)
+        if made in self.entries():
+            return made
+        if trouble:
+            raise ModelError(f"the ledger at {self.path} cannot be written, nothing was changed: {trouble}")
+        raise ConflictError(f"{self.model}: alias {self.alias} was changed by somebody else meanwhile and nothing by us; look at "
+                            "`moveline history` and decide again")
+
+    def _commit(self, made: Entry) -> str:
+        """Try until the entry is there or another one has its number; why it could not be written, if so."""
+        row = {**vars(made), "numbers": json.dumps(dict(made.numbers), sort_keys=True), "born": self.born}
+        rows, name, trouble = pa.Table.from_pylist([row], schema=SCHEMA), f"{self.model}@{self.alias}#{self.born}", ""
         for attempt in range(_ATTEMPTS):
             table = opened(self.path)
-            if (table.transaction_version(name) or 0) != after:
-                break
+            if (table.transaction_version(name) or 0) >= made.entry:
+                return ""
             # Without retries of its own: a commit that was refused (any other alias' may be the reason) is looked at again.
             properties = CommitProperties(max_commit_retries=0, app_transactions=[Transaction(name, made.entry)])
             try:
                 write_deltalake(table, rows, mode="append", commit_properties=properties, post_commithook_properties=_HOOKS)
-            except (CommitFailedError, DeltaError):
+            except (CommitFailedError, DeltaError) as error:
+                trouble = str(error).splitlines()[0]
                 time.sleep(min(0.5, 0.02 * 2**attempt))
             else:
-                return made
-        raise ConflictError(f"{self.model}: alias {self.alias} was changed by somebody else meanwhile and nothing by us; look at "
-                            "`moveline history` and decide again")
+                return ""
+        return trouble
 
 
 def opened(path: str) -> DeltaTable:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import wraps
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -181,10 +182,11 @@ class Registry:
             self.client.set_model_version_tag(version.name, str(version.version), key, value)
 
     @_reached
-    def log_metrics(self, version: Version, metrics: Mapping[str, float]) -> None:
-        """Write metrics on a version, which are those of its run."""
+    def log_metrics(self, version: Version, metrics: Mapping[str, float], day: date | None = None) -> None:
+        """Write metrics on a version, which are those of its run; of a day, they become one point of a curve over days."""
+        step = day.toordinal() if day else 0
         for key, value in metrics.items():
-            self.client.log_metric(version.run_id, key, value)
+            self.client.log_metric(version.run_id, key, value, step=step)
 
     @_reached
     def current(self, version: Version) -> Version:

@@ -13,6 +13,7 @@ import yaml
 from feature_store.home import lake_root
 from feature_store.tables import Lake
 from jobs import inspect_lake, inspect_models, processes, services
+from models import ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +33,7 @@ def tiny(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(tmp_path, monkeypatch):
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves in it what an earlier test has used
@@ -56,6 +57,16 @@ def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(tmp_path
     assert version["model"] == "tiny-din" and version["alias"] == "champion" and version["fingerprint"]
     assert {r["metric"] for r in inspect_models.beside_baselines(version)} >= {"auc", "log_loss"}
     assert "popularity" in done.stdout and "moveline up" in done.stdout
+
+    # The same days without Airflow, in one Spark session, are the same tables.
+    by_hand = {**keep, "MOVELINE_LAKE": str(tmp_path / "by_hand")}
+    subprocess.run([sys.executable, "-m", "jobs.main", "daily", "--conf", str(recipe)], cwd=ROOT, env=by_hand, check=True)
+    days = lake.table("events").days()
+    other = Lake(str(tmp_path / "by_hand" / "tiny"))
+    assert all(lake.table(name).digests(days) == other.table(name).digests(days) for name in overview if name != "rejects")
+    only, = ledger.read(model="tiny-din")
+    assert (only.action, only.to_version) == ("promote", 1) and ", train_models " in only.by
+    assert version["tags"]["gate.mode"] == "dry_run"
 
     assert processes.marked(str(tmp_path)) == [] and services.running() is None
     assert not (tmp_path / "services.json").exists()

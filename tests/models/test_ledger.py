@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 from mlflow import MlflowClient
 
 from feature_store.errors import ConflictError, ModelError
@@ -144,6 +146,20 @@ def test_a_version_that_does_not_exist_is_refused_and_not_entered(registry: Regi
     assert ledger.read(model="f-din") == [] and registry.set_alias(one).version == 1
 
 
+def test_a_ledger_that_cannot_be_written_changes_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DeltaError("No space left on device\nbacktrace")
+
+    one, two, _ = versions(registry, "i-din")
+    registry.set_alias(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_deltalake", full)
+        patch.setattr(ledger, "_ATTEMPTS", 2)
+        with pytest.raises(ModelError, match=r"the ledger at .* cannot be written, nothing was changed: No space left on device$"):
+            registry.set_alias(two)
+    assert stands(registry, "i-din") == 1 and steps("i-din") == [(PROMOTE, 0, 1)]
+
+
 @pytest.mark.timeout(180)
 def test_of_two_processes_that_promote_at_once_one_wins(registry: Registry, tmp_path: Path) -> None:
     one, *_ = versions(registry, "g-din")
@@ -164,9 +180,6 @@ def test_of_two_processes_that_promote_at_once_one_wins(registry: Registry, tmp_
 
 
 def test_entries_cannot_be_deleted(registry: Registry) -> None:
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
     one, *_ = versions(registry, "h-din")
     registry.set_alias(one)
     with pytest.raises(DeltaError):

@@ -1,0 +1,87 @@
+"""The daily look at a champion: real MLflow, real pages, a day that is like the one before and one that is not."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from feature_store.contracts import PAGES
+from feature_store.errors import ModelError, TableError
+from feature_store.home import lake_root
+from feature_store.recipe import Recipe
+from feature_store.session import spark_schema
+from feature_store.tables import Lake
+from jobs import cli
+from jobs.watch import watch, watched
+from models.ranker import Ranker
+from models.registry import Candidate, Registry
+from tests.jobs.test_gate import DAYS, SOURCE, day_of_pages, made
+from tests.models.registered import example
+
+CONTENT = {"name": "small", "source": SOURCE, "vocabulary_buckets": 4, "models": {"din": {}, "item2vec": {}},
+           "watch": {"max_calibration_error": 1.0, "max_stability": 1.5}}
+RECIPE = Recipe.model_validate(CONTENT)
+
+
+def strange(pages: pa.Table) -> pa.Table:
+    """The same pages, of items that nobody knows and without history."""
+    rows = pages.to_pylist()
+    for row in rows:
+        row |= {"item_id": [f"x{i}" for i in row["item_id"]],
+                **{name: [] for name in row if name.startswith("moveline_")}}
+    return pa.Table.from_pylist(rows, schema=PAGES.schema)
+
+
+@pytest.fixture(scope="module")
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """Two days of one kind, a third of another, and a champion."""
+    root = tmp_path_factory.mktemp("watch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOVELINE_HOME", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("MOVELINE_LAKE", raising=False)
+        found, folder = Lake(lake_root("small")), made(root / "made", 1)
+        days = [day_of_pages(ds, n, Ranker(folder)) for n, ds in enumerate(DAYS)]
+        for ds, pages in zip(DAYS, [*days[:2], strange(days[2])], strict=True):
+            frame = spark.createDataFrame(pages.to_pylist(), spark_schema(PAGES.schema))
+            found.table("pages").begin(ds).commit(frame, counts={}, inputs={}, arranged=True)
+        registry = Registry()
+        registry.set_alias(registry.register(Candidate("small-din", "small", folder, "f", example())))
+        yield found
+
+
+def test_a_day_like_the_one_before_is_within_the_limits_and_drawn_by_mlflow(lake: Lake) -> None:
+    registry = Registry()
+    first, second = (watch(RECIPE, lake, "din", ds, registry) for ds in DAYS[:2])
+    assert first["pages"] == second["pages"] == 60 and first["gauc"] > 0.9 and 0 <= first["unknown"] < 0.2
+    assert not [key for key in first if key.startswith("stability.")]
+    assert {"stability.scores", "stability.items_a_page", "stability.tokens", "stability.price"} <= set(second)
+    champion = registry.by_alias("small-din")
+    assert champion is not None
+    points = registry.client.get_metric_history(champion.run_id, "watch.gauc")
+    assert [(p.step, p.value) for p in points] == [
+        (date.fromisoformat(ds).toordinal(), own["gauc"]) for ds, own in zip(DAYS, (first, second), strict=False)]
+    assert watched(RECIPE, registry) == ["din"]
+
+
+def test_a_strange_day_is_an_error_that_names_every_limit(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"models:/small-din/1 on 2026-05-03: (gauc .*)?unknown is 1.0000, the limit 0.5; "
+                                         r".*stability.tokens is .*; the metrics watch"):
+        watch(RECIPE, lake, "din")
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(CONTENT))
+    cli._load_commands()
+    cli.app(["watch", "--conf", str(path), "--ds", DAYS[1]], standalone_mode=False)
+    with pytest.raises(ModelError, match="small-din/1 on 2026-05-03"):
+        cli.app(["watch", "--conf", str(path)], standalone_mode=False)
+
+
+def test_what_cannot_be_watched_is_said(lake: Lake) -> None:
+    with pytest.raises(ModelError, match="small-item2vec has no registered version"):
+        watch(RECIPE, lake, "item2vec")
+    with pytest.raises(TableError, match="small has no pages of 2026-05-09; build them with `moveline daily`"):
+        watch(RECIPE, lake, "din", "2026-05-09")
