@@ -29,6 +29,7 @@ FLOW_TABLES: dict[str, tuple[str, ...]] = {
     "action": ("moveline_action", "future_action"),
     "age": ("moveline_age", "visit_age"),
 }
+PAIR_TABLES: dict[str, tuple[str, ...]] = {"item": ("left", "right"), "category": ("left_category", "right_category")}
 VOCABULARY_FIELDS = vocabulary.FIELDS
 """Tables whose rows are vocabulary indexes; the others are buckets of fixed size."""
 
@@ -36,6 +37,7 @@ BUCKET_ROWS = encoding.BUCKET_ROWS
 """Rows of the tables that are not vocabularies: log2 half-steps of seconds before the cut, place on the page, hour of day."""
 
 FEATURES: tuple[str, ...] = tuple(feature for table in TABLES.values() for feature in table)
+PAIR_FEATURES: tuple[str, ...] = tuple(feature for table in PAIR_TABLES.values() for feature in table)
 FLOW_FEATURES: tuple[str, ...] = tuple(feature for table in FLOW_TABLES.values() for feature in table)
 CANDIDATE_DENSE = encoding.SHOWN_DENSE
 """Dense columns a shown item: price against its page (z-score of the logarithm), whether it is known, whether the item is in
@@ -109,7 +111,7 @@ class PairBatch:
 
     Attributes
     ----------
-    sparse : KeyedJaggedTensor over ("left", "right"), stride M, one item index each.
+    sparse : KeyedJaggedTensor over `PAIR_FEATURES`, stride M, one index each: both items, and their categories (0: none known).
     kind : [M] int64, index into `contracts.PAIR_KINDS`. weight : [M] float32, inverse inclusion probability.
     page : [M] int64, dense number of the page a pair comes from.
     """

@@ -12,6 +12,8 @@ from feature_store.batch import (
     FEATURES,
     FLOW_FEATURES,
     FLOW_TABLES,
+    PAIR_FEATURES,
+    PAIR_TABLES,
     TABLES,
     VISIT_DENSE,
     FlowBatch,
@@ -29,8 +31,8 @@ PAIR_COLUMNS = list(ENCODED_PAIRS.names)
 FLOW_COLUMNS = [name for name in ENCODED_FLOWS.names if name != "user_id"]
 """Columns of `ENCODED_FLOWS` that a batch is made of."""
 
-_TABLE_OF = {feature: table for tables in (TABLES, FLOW_TABLES) for table, features in tables.items() for feature in features}
-_TABLE_OF |= {"left": "item", "right": "item"}
+_TABLE_OF = {feature: table for tables in (TABLES, PAIR_TABLES, FLOW_TABLES) for table, features in tables.items()
+             for feature in features}
 
 
 def page_batch(pages: pa.Table, rows: Mapping[str, int], flow: np.ndarray | None = None) -> PageBatch:
@@ -55,7 +57,7 @@ def page_batch(pages: pa.Table, rows: Mapping[str, int], flow: np.ndarray | None
 def pair_batch(pairs: pa.Table, rows: Mapping[str, int]) -> PairBatch:
     """Encoded pairs (`encoding.ENCODED_PAIRS`) as one batch; raises as `page_batch` does."""
     kind, weight, page = (torch.from_numpy(flat(pairs, c).copy()) for c in ("kind", "weight", "page"))
-    return PairBatch(jagged(pairs, ("left", "right"), rows), kind, weight, page)
+    return PairBatch(jagged(pairs, PAIR_FEATURES, rows), kind, weight, page)
 
 
 def flow_batch(flows: pa.Table, rows: Mapping[str, int], part: np.ndarray, pool: Pool,
@@ -147,7 +149,7 @@ def padding_page() -> pa.Table:
 
 def padding_pair() -> pa.Table:
     """A pair of weight 0 between two paddings, of page -1."""
-    return pa.Table.from_pylist([{"left": 0, "right": 0, "kind": 0, "weight": 0.0, "page": -1}], schema=ENCODED_PAIRS)
+    return pa.Table.from_pylist([{name: 0 for name in ENCODED_PAIRS.names} | {"page": -1}], schema=ENCODED_PAIRS)
 
 
 def padding_flow() -> pa.Table:

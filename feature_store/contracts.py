@@ -206,7 +206,7 @@ PAIRS = Contract(
         _must("page_id", TEXT), _must("user_id", TEXT), _must("shown_time", TIME), _must("label_time", TIME),
         _must("scenario", TEXT), _must("n_items", INT), _must("n_clicked", INT), _must("co_click", LONG),
         _must("co_non_click", LONG), _must("mono_click", LONG), _many("left_item", TEXT), _many("right_item", TEXT),
-        _many("kind", TEXT), _many("weight", REAL), _must("ds", TEXT),
+        _many("left_category", TEXT), _many("right_category", TEXT), _many("kind", TEXT), _many("weight", REAL), _must("ds", TEXT),
     ]),
     key=("page_id",),
     sort=("user_id", "shown_time", "page_id"),

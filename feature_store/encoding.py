@@ -43,9 +43,11 @@ ENCODED_PAGES = pa.schema([
 """One page a row. row: place in the encoded set; user: dense number; cut_time: unix microseconds; lists as in `batch.PageBatch`."""
 
 ENCODED_PAIRS = pa.schema([
-    ("left", pa.int64()), ("right", pa.int64()), ("kind", pa.int64()), ("weight", pa.float32()), ("page", pa.int64()),
+    ("left", pa.int64()), ("right", pa.int64()), ("left_category", pa.int64()), ("right_category", pa.int64()),
+    ("kind", pa.int64()), ("weight", pa.float32()), ("page", pa.int64()),
 ])
-"""One pair a row: item indexes, place in `contracts.PAIR_KINDS`, inverse inclusion probability, dense number of the page."""
+"""One pair a row: indexes of both items and of their categories (0: none known), place in `contracts.PAIR_KINDS`, inverse inclusion
+probability, dense number of the page."""
 
 ENCODED_FLOWS = pa.schema([
     ("user_id", pa.string()), ("row", pa.int64()), ("user", pa.int64()), ("cut_time", pa.int64()), ("n_items", pa.int64()),
@@ -184,15 +186,18 @@ def _seen_before(tokens: _Lists, shown: _Lists) -> np.ndarray:
 
 def encode_pairs(pairs: pa.Table, vocabulary: Vocabulary, first_page: int = 0) -> pa.Table:
     """Encode the sampled pairs of some pages (`contracts.PAIRS`): one row a pair (`ENCODED_PAIRS`), pages from `first_page` on."""
-    _need(pairs, "left_item", "right_item", "kind", "weight")
+    wanted = ("left_item", "right_item", "left_category", "right_category", "kind", "weight")
+    _need(pairs, *wanted)
     pairs = pairs.combine_chunks()
     left = _lists(pairs, "left_item")
-    right, kind, weight = (_lists(pairs, name, left) for name in ("right_item", "kind", "weight"))
+    right, *categories, kind, weight = (_lists(pairs, name, left) for name in wanted[1:])
     place = pc.index_in(kind.values, value_set=pa.array(PAIR_KINDS))
     if place.null_count:
         raise TableError(f"pairs: a kind is none of {', '.join(PAIR_KINDS)}; build the table again")
     return pa.table({
         "left": vocabulary.encode("item", left.values), "right": vocabulary.encode("item", right.values),
+        **{f"{side}_category": vocabulary.encode("category", own.values)
+           for side, own in zip(("left", "right"), categories, strict=True)},
         "kind": place.cast(pa.int64()), "weight": weight.numbers().astype(np.float32), "page": left.row + first_page,
     }, schema=ENCODED_PAIRS)
 

@@ -43,7 +43,7 @@ def sampled_pairs(pages: DataFrame, max_a_page: int, block: int = _BLOCK) -> Dat
     counted_pages = exact_counts(pages)
     keyed = counted_pages.select(
         *(c for c in PAIRS.columns if c in counted_pages.columns),
-        F.col("shown.item_id").alias("_item"), F.col("shown.clicked").alias("_clicked"),
+        *(F.col(f"shown.{name}_id").alias(f"_{name}") for name in ("item", "category")), F.col("shown.clicked").alias("_clicked"),
         F.transform("shown", lambda s: F.xxhash64(F.lit(_SEED), s["item_id"])).alias("_item_key"),
         F.xxhash64(F.lit(_SEED), "page_id").alias("_page_key"))
     return keyed.mapInArrow(partial(_sample_batches, cap=max_a_page, block=block), spark_schema(PAIRS.schema))
@@ -52,10 +52,11 @@ def sampled_pairs(pages: DataFrame, max_a_page: int, block: int = _BLOCK) -> Dat
 def exact_counts(pages: DataFrame) -> DataFrame:
     """Pages with n_items, n_clicked and the exact number of pairs of each kind, over viewed items.
 
-    Adds `shown`: the viewed items as structs (item_id, clicked), ascending by item.
+    Adds `shown`: the viewed items as structs (item_id, clicked, category_id), ascending by item.
     """
-    rows = F.arrays_zip("item_id", F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked"), "viewed")
-    shown = F.array_sort(F.transform(F.filter(rows, lambda r: r["viewed"]), _item_and_click))
+    clicked = F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked")
+    rows = F.arrays_zip("item_id", clicked, "category_id", "viewed")
+    shown = F.array_sort(F.transform(F.filter(rows, lambda r: r["viewed"]), _without_viewed))
     counted_pages = pages.drop("n_items", "n_clicked").withColumn("shown", shown).withColumns({
         "n_items": F.size("shown"), "n_clicked": F.size(F.filter("shown", lambda s: s["clicked"]))})
     n, c = F.col("n_items").cast("long"), F.col("n_clicked").cast("long")
@@ -89,8 +90,8 @@ def _build_counts(spark: SparkSession, lake: Lake, ds: str) -> DayResult:
     return build_day(lake.table("pair_counts"), ds, lambda: inputs_of(lake, {"pairs": [ds]}, _CODE, {}), made)
 
 
-def _item_and_click(row: Column) -> Column:
-    return F.struct(row["item_id"].alias("item_id"), row["clicked"].alias("clicked"))
+def _without_viewed(row: Column) -> Column:
+    return F.struct(*(row[name].alias(name) for name in ("item_id", "clicked", "category_id")))
 
 
 def _two_of(n: Column) -> Column:
@@ -162,11 +163,13 @@ def _sample(batch: pa.RecordBatch, cap: int, block: int) -> pa.RecordBatch:
                   item_key.flatten().to_numpy().view(np.uint64), batch.column("_page_key").to_numpy().view(np.uint64))
     counts = np.stack([batch.column(k).to_numpy() for k in PAIR_KINDS], axis=1)
     kept = _kept(flat, counts, cap, block)
-    items = batch.column("_item").flatten()
+    items, categories = batch.column("_item").flatten(), batch.column("_category").flatten()
     offsets = pa.array(np.searchsorted(kept.page, np.arange(batch.num_rows + 1)), pa.int32())
     weight = np.maximum(counts / cap, 1.0)[kept.page, kept.kind]
+    left, right = pa.array(kept.left), pa.array(kept.right)
     columns = {
-        "left_item": items.take(pa.array(kept.left)), "right_item": items.take(pa.array(kept.right)),
+        "left_item": items.take(left), "right_item": items.take(right),
+        "left_category": categories.take(left), "right_category": categories.take(right),
         "kind": pa.array(PAIR_KINDS).take(pa.array(kept.kind)), "weight": pa.array(weight)}
     lists = {name: pa.ListArray.from_arrays(offsets, values) for name, values in columns.items()}
     arrays = [lists.get(c) if c in lists else batch.column(c) for c in PAIRS.columns]

@@ -100,7 +100,8 @@ def example(reads: str, lake: Lake, judged: Judged, rows: int = 3) -> pd.DataFra
         if reads == "flows" and lake.table("flows").day(day):
             return serving_pages(_head(lake, "flows", day, list(FLOW_COLUMNS), rows), FLOW_COLUMNS)
         if reads == "pairs" and lake.table("pairs").day(day):
-            found = _head(lake, "pairs", day, list(PAIR_COLUMNS), 100).to_pandas().explode(list(PAIR_COLUMNS)).dropna()
+            found = _head(lake, "pairs", day, list(PAIR_COLUMNS), 100).to_pandas().explode(list(PAIR_COLUMNS))
+            found = found.dropna(subset="left_item").fillna("")
             if len(found):
                 return found.head(rows).reset_index(drop=True)
     empty = lake.table("pages").contract.schema.empty_table()

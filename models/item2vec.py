@@ -1,4 +1,7 @@
-"""item2vec: item vectors from pairs of one page; items clicked together attract, an item clicked without the other repels."""
+"""item2vec: item vectors from pairs of one page; items clicked together attract, an item clicked without the other repels.
+
+An item's vector is its own plus its category's, so that an item which was rarely clicked, or never, is like those of its kind.
+"""
 
 from collections.abc import Mapping
 
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from feature_store.batch import PairBatch
+from feature_store.batch import PAIR_TABLES, PairBatch
 from models.base import Model, ModelConfig
 from models.losses import CO_CLICK, MONO_CLICK, Terms, pair_terms
 
@@ -15,22 +18,22 @@ from models.losses import CO_CLICK, MONO_CLICK, Terms, pair_terms
 class Item2vecConfig(ModelConfig):
     """Settings of `item2vec`."""
 
-    dim: int = Field(32, ge=8, multiple_of=4, description="columns of the item table: a vector of dim - 1, and the item's bias")
+    dim: int = Field(32, ge=8, multiple_of=4, description="columns of the tables: a vector of dim - 1, and a bias")
     items_a_batch: int = Field(8_192, ge=1, description="pairs of a global batch, about")
-    table_learning_rate: float = Field(0.1, gt=0)
+    table_learning_rate: float = Field(0.01, gt=0)
     epochs: int = Field(5, ge=1)
 
 
 class Item2vec(Model):
     """Logits [M] of the pairs of a PairBatch: exp(scale) * cosine of the two vectors + both biases + a constant.
 
-    The last column of an item's row is its bias: how readily it is clicked at all, so that vectors need not say so.
+    The last column of a row is its bias: how readily the item is clicked at all, so that vectors need not say so.
     """
 
     name = "item2vec"
     reads = "pairs"
     config_type = Item2vecConfig
-    features: Mapping[str, tuple[str, ...]] = {"item": ("left", "right")}  # type: ignore[misc]
+    features: Mapping[str, tuple[str, ...]] = PAIR_TABLES  # type: ignore[misc]
 
     def __init__(self, config: Item2vecConfig, rows: Mapping[str, int]) -> None:
         super().__init__(config, rows)
@@ -40,9 +43,10 @@ class Item2vec(Model):
     def forward(self, batch: PairBatch) -> Tensor:
         """One logit a pair, in the batch's order; the same for (a, b) and (b, a)."""
         vectors = self.tables(batch.sparse)
-        left, right = vectors["left"].values(), vectors["right"].values()
+        left, right = (vectors[side].values() + _known(batch, side) * vectors[f"{side}_category"].values()
+                       for side in ("left", "right"))
         cosine = F.cosine_similarity(left[:, :-1], right[:, :-1], dim=1, eps=1e-6)
-        return self.scale.exp() * cosine + 10.0 * (left[:, -1] + right[:, -1]) + self.constant
+        return self.scale.exp() * cosine + (left[:, -1] + right[:, -1]) + self.constant
 
     @staticmethod
     def terms(logits: Tensor, batch: PairBatch) -> Terms:
@@ -54,3 +58,8 @@ class Item2vec(Model):
         """1 for co-click; pairs neither co-click nor mono-click have weight 0."""
         counts = (batch.kind == CO_CLICK) | (batch.kind == MONO_CLICK)
         return (batch.kind == CO_CLICK).float(), torch.where(counts, batch.weight, torch.zeros_like(batch.weight))
+
+
+def _known(batch: PairBatch, side: str) -> Tensor:
+    """[M, 1] 1 for items whose category is known."""
+    return (batch.sparse[f"{side}_category"].values() > 0).float()[:, None]

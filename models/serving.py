@@ -35,7 +35,8 @@ text is "" and a missing price 0 (MLflow's lists hold no nulls)."""
 FLOW_COLUMNS = ("user_id", "cut_time", *TOKENS, *VISITS)
 """Columns of what a generator reads: those of the table `flows` that are known at the cut, in the form of `PAGE_COLUMNS`."""
 
-PAIR_COLUMNS = ("left_item", "right_item")
+PAIR_COLUMNS = ("left_item", "right_item", "left_category", "right_category")
+"""Columns of a pair to score; a category that is not known is ""."""
 
 
 class RefusedInput(MlflowException, InputError):
@@ -95,9 +96,9 @@ class Deployed(PythonModel):
 
     def _pairs(self, rows: pd.DataFrame) -> pd.DataFrame:
         _need(rows, PAIR_COLUMNS)
-        left, right = (self.vocabulary.encode("item", _typed(rows, name, pa.string())) for name in PAIR_COLUMNS)
+        ids = [self.vocabulary.encode(name.split("_")[1], _typed(rows, name, pa.string())) for name in PAIR_COLUMNS]
         rest = np.zeros(len(rows), np.int64)
-        pairs = pa.table([left, right, rest, np.ones(len(rows), np.float32), rest], schema=ENCODED_PAIRS)
+        pairs = pa.table([*ids, rest, np.ones(len(rows), np.float32), rest], schema=ENCODED_PAIRS)
         return pd.DataFrame({"score": pair_scores(self.model, pairs)})
 
 

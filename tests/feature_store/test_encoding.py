@@ -10,7 +10,7 @@ import pytest
 from feature_store.contracts import PAGES, PAIRS
 from feature_store.encoding import ENCODED_PAGES, encode_pages, encode_pairs
 from feature_store.errors import TableError
-from tests.feature_store.encoded_pages import NOON, random_pages, vocabulary
+from tests.feature_store.encoded_pages import NAMES, NOON, random_pages, vocabulary
 
 WORDS = vocabulary()
 
@@ -119,18 +119,24 @@ def test_pairs_become_one_row_each() -> None:
         "mono_click": 2,
         "ds": "2026-01-02",
     }
+    name = NAMES["category"][0]
+    known, bucket = index("category", name), index("category", "?")
     pairs = pa.Table.from_pylist(
         [
-            page | {"left_item": ["i0"], "right_item": ["i1"], "kind": ["mono_click"], "weight": [2.0]},
-            page | {"left_item": [], "right_item": [], "kind": [], "weight": []},
+            page | {"left_item": ["i0"], "right_item": ["i1"], "left_category": [None], "right_category": [name],
+                    "kind": ["mono_click"], "weight": [2.0]},
+            page | {"left_item": [], "right_item": [], "left_category": [], "right_category": [], "kind": [], "weight": []},
             page
-            | {"left_item": ["i2", "i0"], "right_item": ["i3", "i3"], "kind": ["co_click", "co_non_click"], "weight": [1.0, 1.5]},
+            | {"left_item": ["i2", "i0"], "right_item": ["i3", "i3"], "left_category": [name, name], "right_category": ["?", None],
+               "kind": ["co_click", "co_non_click"], "weight": [1.0, 1.5]},
         ],
         schema=PAIRS.schema,
     )
     assert encode_pairs(pairs, WORDS, first_page=10).to_pydict() == {
         "left": [5, 7, 5],
         "right": [6, 8, 8],
+        "left_category": [0, known, known],
+        "right_category": [known, bucket, 0],
         "kind": [2, 0, 1],
         "weight": [2.0, 1.0, 1.5],
         "page": [10, 12, 12],

@@ -205,11 +205,11 @@ def test_fewer_shards_than_processes_is_refused(pages: tuple[list[str], pa.Table
 
 
 def test_pairs_arrive_once_each_in_equal_steps(tmp_path: Path) -> None:
-    table = pa.table({"left": range(100), "right": range(100, 200), "kind": [n % 3 for n in range(100)], "weight": [1.5] * 100,
-                      "page": range(100)}).cast(ENCODED_PAIRS)
+    table = pa.table({"left": range(100), "right": range(100, 200), "left_category": [1] * 100, "right_category": [2] * 100,
+                      "kind": [n % 3 for n in range(100)], "weight": [1.5] * 100, "page": range(100)}).cast(ENCODED_PAIRS)
     pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=30)
     files = [str(tmp_path / "pairs.parquet")]
-    ranks = [PairStream(files, pairs_a_batch=8, rank=r, world=2, shards=2, rows={"item": 200}) for r in (0, 1)]
+    ranks = [PairStream(files, pairs_a_batch=8, rank=r, world=2, shards=2, rows={"item": 200, "category": 3}) for r in (0, 1)]
     batches: list[list[PairBatch]] = [list(r.epoch(0)) for r in ranks]
     assert len(batches[0]) == len(batches[1]) == ranks[0].steps(0)
     real = [(left, right, kind, page) for b in [*batches[0], *batches[1]]

@@ -120,7 +120,8 @@ def test_pairs_are_encoded_one_a_row(spark: SparkSession, made: tuple[Lake, pa.T
     lake, start = made[0], datetime(2026, 1, 2, tzinfo=UTC)
     rows = [{"page_id": f"p{n}", "user_id": f"u{n % 7}", "shown_time": start, "label_time": start, "scenario": "feed", "n_items": 3,
              "n_clicked": 1, "co_click": 0, "co_non_click": 1, "mono_click": 2, "left_item": ["i1"] * (n % 3),
-             "right_item": ["i2"] * (n % 3), "kind": ["co_click"] * (n % 3), "weight": [2.0] * (n % 3), "ds": DAYS[0]}
+             "right_item": ["i2"] * (n % 3), "left_category": [None] * (n % 3), "right_category": ["c"] * (n % 3),
+             "kind": ["co_click"] * (n % 3), "weight": [2.0] * (n % 3), "ds": DAYS[0]}
             for n in range(50)]
     lake.table("pairs").begin(DAYS[0]).commit(frame(spark, "pairs", rows), counts={}, inputs={})
     day = Window("day", start, start + timedelta(days=1))

@@ -22,6 +22,12 @@ Shown = Sequence[tuple[str, bool, bool]]
 """Items of a page by position: id, viewed, clicked."""
 
 
+def category(item: str) -> str | None:
+    """Every third item has none."""
+    number = sum(map(ord, item))
+    return f"c{number % 5}" if number % 3 else None
+
+
 def pages(spark: SparkSession, shown: dict[str, Shown], ds: str = DAY) -> DataFrame:
     rows = []
     for n, (page, items) in enumerate(shown.items()):
@@ -31,7 +37,7 @@ def pages(spark: SparkSession, shown: dict[str, Shown], ds: str = DAY) -> DataFr
                 "trigger_item_id": None, "trigger_category_id": None, "trigger_source": None,
                 **{c: time for c in ("shown_time", "label_time", "available_time", "cut_time")},
                 "item_id": [i[0] for i in items], "viewed": [i[1] for i in items], "clicked": [i[2] for i in items],
-                "category_id": [None] * len(items), "position": list(range(len(items))), "price": [None] * len(items),
+                "category_id": [category(i[0]) for i in items], "position": list(range(len(items))), "price": [None] * len(items),
                 "ordered": [None] * len(items)}
         rows.append(tuple(row[f.name] for f in PAGES.schema))
     return spark.createDataFrame(rows, spark_schema(PAGES.schema))
@@ -67,6 +73,14 @@ def test_without_a_cap_pairs_equal_a_naive_self_join(spark: SparkSession, block:
     frame.createOrReplaceTempView("pages")
     naive = sorted(tuple(r) for r in spark.sql(NAIVE).collect())
     assert flat(sampled_pairs(frame, 1_000, block)) == naive and len(naive) > 300
+
+
+def test_a_pair_carries_the_categories_of_its_items(spark: SparkSession) -> None:
+    rows = sampled_pairs(pages(spark, random_pages(3, 40, 9)), 5).collect()
+    pairs = [(item, own) for row in rows for side in ("left", "right")
+             for item, own in zip(row[f"{side}_item"], row[f"{side}_category"], strict=True)]
+    assert all(own == category(item) for item, own in pairs)
+    assert len(pairs) > 100 and {own is None for _, own in pairs} == {True, False}
 
 
 def test_exact_counts_equal_the_naive_counts_and_the_closed_form(spark: SparkSession) -> None:

@@ -181,8 +181,8 @@ class PairModel(AnyModel):
     def test_a_pair_has_no_direction(self) -> None:
         batch, model = self.batch(), self.model()
         before = model(batch)
-        values = batch.sparse.values().view(2, -1)
-        values.copy_(values.flip(0).clone())
+        values = batch.sparse.values().view(-1, 2, batch.pairs)  # by field, both sides
+        values.copy_(values.flip(1).clone())
         assert torch.equal(before, model(batch))
 
     def test_pairs_shown_but_never_clicked_do_not_count(self) -> None:

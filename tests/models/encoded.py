@@ -57,8 +57,9 @@ def _pairs(count: int, seed: int) -> pa.Table:
     left, right = draw.integers(17, 200, count), draw.integers(17, 200, count)
     kind = np.where((left % 2 == right % 2) ^ (draw.random(count) < 0.1), 0, 2)
     weight = (draw.random(count) + 0.5).astype(np.float32)
-    return pa.table([pa.array(left), pa.array(right), pa.array(kind), pa.array(weight), pa.array(np.arange(count) // 4)],
-                    schema=ENCODED_PAIRS)
+    categories = [pa.array(draw.integers(0, 12, count)) for _ in range(2)]
+    columns = [pa.array(left), pa.array(right), *categories, pa.array(kind), pa.array(weight), pa.array(np.arange(count) // 4)]
+    return pa.table(columns, schema=ENCODED_PAIRS)
 
 
 def encoded_set(folder: Path, kind: Literal["pages", "pairs"], count: int, seed: int = 0, row_group: int = 50) -> EncodedSet:

@@ -67,7 +67,10 @@ def artifact(folder: Path, name: str = "din") -> Path:
 
 def example(name: str = "din") -> pd.DataFrame:
     """Rows as a deployed model takes them."""
-    return serving_pages(raw_pages(2)) if name == "din" else pd.DataFrame({"left_item": ["i1", "new"], "right_item": ["i2", "i3"]})
+    if name == "din":
+        return serving_pages(raw_pages(2))
+    return pd.DataFrame({"left_item": ["i1", "new"], "right_item": ["i2", "i3"], "left_category": ["c1", ""],
+                         "right_category": ["c2", "new"]})
 
 
 def candidate(folder: Path, name: str = "din", fingerprint: str = "f1") -> Candidate:

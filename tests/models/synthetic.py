@@ -12,6 +12,7 @@ from feature_store.batch import (
     FEATURES,
     FLOW_FEATURES,
     FLOW_TABLES,
+    PAIR_FEATURES,
     TABLES,
     VISIT_DENSE,
     FlowBatch,
@@ -71,8 +72,9 @@ def pair_batch(pairs: int = 64, seed: int = 0, ids: int = 40) -> PairBatch:
     together = (left % 2 == right % 2) ^ (torch.rand(pairs, generator=g) < 0.1)
     kind = torch.where(together, 0, 2)
     kind = torch.where(torch.rand(pairs, generator=g) < 0.1, torch.ones_like(kind), kind)
-    lengths = torch.ones(2 * pairs, dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=["left", "right"], values=torch.cat([left, right]), lengths=lengths)
+    categories = [torch.randint(0, 12, (pairs,), generator=g) for _ in range(2)]
+    sparse = KeyedJaggedTensor(keys=list(PAIR_FEATURES), values=torch.cat([left, right, *categories]),
+                               lengths=torch.ones(4 * pairs, dtype=torch.int32))
     return PairBatch(sparse, kind, torch.rand(pairs, generator=g) + 0.5, torch.arange(pairs))
 
 
@@ -174,6 +176,7 @@ class PairList(PageList):
         """Batches of an epoch, in a fixed order."""
         for batch in self.batches[start:]:
             part = torch.arange(self.rank, batch.pairs, self.world)  # type: ignore[attr-defined]
-            values = batch.sparse.values().view(2, -1)[:, part].flatten()
-            sparse = KeyedJaggedTensor(keys=["left", "right"], values=values, lengths=torch.ones(len(values), dtype=torch.int32))
+            values = batch.sparse.values().view(len(PAIR_FEATURES), -1)[:, part].flatten()
+            lengths = torch.ones(len(values), dtype=torch.int32)
+            sparse = KeyedJaggedTensor(keys=list(PAIR_FEATURES), values=values, lengths=lengths)
             yield PairBatch(sparse, batch.kind[part], batch.weight[part], batch.page[part])  # type: ignore[attr-defined]

@@ -52,7 +52,9 @@ def test_no_rows_give_no_scores(folder: Path) -> None:
 
 def test_pairs_are_scored_alike_in_both_orders(tmp_path: Path) -> None:
     model = deployed(artifact(tmp_path, "item2vec"))
-    scores = model.predict(None, pd.DataFrame({"left_item": ["i1", "i2", "new"], "right_item": ["i2", "i1", "i3"]}))["score"]
+    rows = {"left_item": ["i1", "i2", "new"], "right_item": ["i2", "i1", "i3"], "left_category": ["c1", "c2", ""],
+            "right_category": ["c2", "c1", "new"]}
+    scores = model.predict(None, pd.DataFrame(rows))["score"]
     assert scores[0] == pytest.approx(scores[1]) and np.isfinite(scores).all()
 
 
