@@ -152,8 +152,6 @@ class Registry:
                   numbers: Mapping[str, float] | None = None, instead_of: int = ANY) -> Version:
         """Point an alias to a version: the one way in which an alias is changed. Every change is an entry of the ledger.
 
-        The ledger comes first and decides who wins; a change that was cut short after it is finished by the next one.
-
         Parameters
         ----------
         action, reason, numbers : what the entry says. instead_of : number of the version that the decision was made against,
@@ -163,7 +161,7 @@ class Registry:
         ------
         ConflictError : the alias does not stand on `instead_of` any more, or somebody else changes it at this moment.
         """
-        self.current(version)  # the ledger names no version that does not exist
+        self.current(version)  # the ledger names none that does not exist
         change = Change(action, instead_of, version.version, reason or "set by hand", numbers or {})
         Alias(self.client, version.name, alias).move(change)
         return self.current(version)
@@ -171,9 +169,9 @@ class Registry:
     @_reached
     def previous(self, name: str, alias: str = CHAMPION) -> Version | None:
         """The version the alias stood on before the present one, as the ledger has it; None when there is none left."""
-        there = {v.version: v for v in self.versions(name)}
-        before = Alias(self.client, name, alias).stood_on()[:-1] if there else []
-        return next((there[v] for v in reversed(before) if v in there), None)
+        if not (there := {v.version: v for v in self.versions(name)}):
+            return None
+        return next((there[v] for v in Alias(self.client, name, alias).stood_on()[-2::-1] if v in there), None)
 
     @_reached
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
@@ -184,9 +182,8 @@ class Registry:
     @_reached
     def log_metrics(self, version: Version, metrics: Mapping[str, float], day: date | None = None) -> None:
         """Write metrics on a version, which are those of its run; of a day, they become one point of a curve over days."""
-        step = day.toordinal() if day else 0
         for key, value in metrics.items():
-            self.client.log_metric(version.run_id, key, value, step=step)
+            self.client.log_metric(version.run_id, key, value, step=day.toordinal() if day else 0)
 
     @_reached
     def current(self, version: Version) -> Version:

@@ -1,12 +1,10 @@
 """A day's tables in one application: order, skipping, late rows, and a log that does not say what was shown."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pyspark
 import pytest
 import yaml
 from pyspark.sql import SparkSession
@@ -16,8 +14,8 @@ from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
 from jobs.daily import NO_EXPOSURES, run_day
 from jobs.run_job import run_tables
+from tests.jobs.cluster import ROOT, cluster_env
 
-ROOT = Path(__file__).resolve().parents[2]
 ONE, TWO = "2026-01-05", "2026-01-06"
 ALL = ["events", "exposures", "movelines", "visits", "vocabulary", "pages", "pairs", "pair_counts", "flows"]
 
@@ -142,22 +140,13 @@ def test_executors_in_processes_of_their_own_build_the_same_tables(
     """A cluster of two workers on this machine: whatever is not sent to them as it must be fails here, and only here."""
     path = every_table(tmp_path)
     put(data, "events", ONE, [{"event_id": "bad", "event_time": f"{ONE} 12:00:00", "available_time": f"{ONE} 12:00:00", "seq": 9}])
-    # Workers keep their files below SPARK_HOME: a home of links keeps them out of the installed package.
-    home, installed = tmp_path / "spark", Path(pyspark.__file__).parent
-    home.mkdir()
-    for name in ("bin", "jars", "python"):
-        if (installed / name).exists():
-            (home / name).symlink_to(installed / name)
-    (home / "conf").mkdir()
-    (home / "conf" / "spark-defaults.conf").write_text("spark.executor.extraJavaOptions -XX:TieredStopAtLevel=1\n")
-    env = {**os.environ, "MOVELINE_HOME": str(tmp_path), "MOVELINE_MASTER": "local-cluster[2,1,1024]", "SPARK_HOME": str(home),
-           "PYTHONPATH": str(ROOT)}
+    env = {**cluster_env(tmp_path), "MOVELINE_HOME": str(tmp_path)}
     arguments = ["daily", "--conf", str(path), "--data", str(data), "--ds", ONE]
     done = subprocess.run([sys.executable, "-m", "jobs.main", *arguments], cwd=ROOT, env=env, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr[-3_000:]
     assert "WARN" in (tmp_path / "logs" / "spark.log").read_text()  # what Spark says is kept, and not in a user's way
-    assert len(list((home / "work").glob("*/*"))) == 2  # two executors were started
+    assert len(list((tmp_path / "spark" / "work").glob("*/*"))) == 2  # two executors were started
 
     list(run_day(spark, load_recipe(path), lake, ONE, data, path))
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))

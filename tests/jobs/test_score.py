@@ -1,5 +1,8 @@
 """Every model that ranks pages: the scores of the Spark job are those of the evaluation and of the served version."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 
 from feature_store.contracts import PAGES
@@ -29,6 +33,7 @@ from models.kinds import READS
 from models.registry import Candidate, Registry, Version, load
 from models.scoring import page_scores
 from models.serving import serving_pages
+from tests.jobs.cluster import ROOT, cluster_env
 from tests.models.generators import generator, older
 from tests.models.registered import IDS, candidate, example, raw_pages, vocabulary
 
@@ -127,6 +132,24 @@ def test_a_day_is_scored_once_by_a_version_and_others_stay(spark: SparkSession, 
     assert again.status == "skipped" and again.rows == 60
     assert scores_of(table, DAY, versions["din"]) != scores_of(table, DAY, versions["ccn"])
     assert table.read(spark, [DAY]).where("model = 'small-din' and model_version = '1'").count() == 60
+
+
+@pytest.mark.timeout(400)
+def test_executors_in_processes_of_their_own_get_the_model_and_score_alike(
+        spark: SparkSession, lake: Lake, versions: dict[str, Version], tmp_path: Path) -> None:
+    version = versions["amen"]
+    list(score_days(spark, RECIPE, lake, [DAY], version, Registry()))
+    shutil.copytree(f"{lake.root}/pages", tmp_path / "lakes" / "small" / "pages")
+    conf = tmp_path / "small.yaml"
+    conf.write_text(yaml.safe_dump({"name": "small", "source": SOURCE, "vocabulary_buckets": 4}))
+    arguments = ["score", "amen", "--version", "1", "--conf", str(conf), "--ds", DAY]
+    done = subprocess.run([sys.executable, "-m", "jobs.main", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={**cluster_env(tmp_path), "MOVELINE_LAKE": str(tmp_path / "lakes")})
+    assert done.returncode == 0, done.stdout + done.stderr[-3_000:]
+    assert "models:/small-amen/1 2026-05-01 scores" in done.stdout and "60 rows of 60 read" in done.stdout
+    here, there = (scores_of(own.table("scores"), DAY, version) for own in (lake, Lake(str(tmp_path / "lakes" / "small"))))
+    found, expected = (dict(zip(own["page_id"].to_pylist(), own["score"].to_pylist(), strict=True)) for own in (there, here))
+    assert apart(found, expected) < 1e-5
 
 
 def test_what_cannot_be_scored_is_said(spark: SparkSession, lake: Lake, versions: dict[str, Version], tmp_path: Path) -> None:
