@@ -1,6 +1,6 @@
 # Everything goes through `.venv`, which the first command makes. `make` alone explains.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint results bench up down models tables env lock clean
+.PHONY: help demo test drills lint results bench up down models tables env lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3.11
@@ -23,8 +23,11 @@ help:  ## this page
 demo: env  ## simulate a log, run both graphs under a real Airflow, show the registered model, stop
 	@$(BIN)/moveline demo $(RECIPE)
 
-test: env  ## every test: Spark, TorchRec, Petastorm, MLflow, a real Airflow scheduler
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: env  ## every test but the drills: Spark, TorchRec, Petastorm, MLflow, a real Airflow scheduler
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not drill"
+
+drills: env  ## what happens when a job is killed, two write at once, or executors are processes of their own
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m drill tests
 
 lint: env  ## ruff and mypy
 	@$(BIN)/ruff check .

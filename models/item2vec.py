@@ -21,7 +21,7 @@ class Item2vecConfig(ModelConfig):
     dim: int = Field(32, ge=8, multiple_of=4, description="columns of the tables: a vector of dim - 1, and a bias")
     items_a_batch: int = Field(8_192, ge=1, description="pairs of a global batch, about")
     table_learning_rate: float = Field(0.01, gt=0)
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(2, ge=1)
 
 
 class Item2vec(Model):

@@ -57,6 +57,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(600)
 def test_a_rollback_needs_the_name_twice_and_is_in_the_ledger_with_its_run(tmp_path: Path, conf: Path) -> None:
     given = {"conf": str(conf), "model": "din", "reason": "clicks fell"}

@@ -26,7 +26,7 @@ from jobs.movelines import build
 DAY = "2026-01-05"
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.drill]
 
 WRITER = """
 import json, sys

@@ -134,6 +134,7 @@ def every_table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(600)
 def test_executors_in_processes_of_their_own_build_the_same_tables(
         spark: SparkSession, lake: Lake, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,7 @@ def test_a_day_is_scored_once_by_a_version_and_others_stay(spark: SparkSession, 
     assert table.read(spark, [DAY]).where("model = 'small-din' and model_version = '1'").count() == 60
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(400)
 def test_executors_in_processes_of_their_own_get_the_model_and_score_alike(
         spark: SparkSession, lake: Lake, versions: dict[str, Version], tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_a_ledger_that_cannot_be_written_changes_nothing(registry: Registry, mon
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.drill
 def test_of_two_processes_that_promote_at_once_one_wins(registry: Registry, tmp_path: Path) -> None:
     one, *_ = versions(registry, "g-din")
     for n in range(ROUNDS):

@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_same(one: TrainResult, two: TrainResult) -> None:
     assert len(one.losses) >= 50 and len(one.losses) == len(two.losses)
     assert two.losses[:50] == pytest.approx(one.losses[:50], abs=1e-4)
-    assert two.losses[-1] < two.losses[0]
+    assert sum(two.losses[-10:]) < sum(two.losses[:10])
     first, second = load_weights(one.folder).model, load_weights(two.folder).model
     assert all(torch.allclose(first[name], second[name], atol=2e-2) for name in first)
 
@@ -44,6 +44,7 @@ def test_din_on_spark_with_two_processes_equals_one(tmp_path: Path, spark: Spark
     assert load_artifact(two.folder).name == "din"
 
 
+@pytest.mark.drill
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, stopped, then two, stopped again, then one: the sharded tables, their optimiser and the best epoch go along."""
     conf = recipe(din={"items_a_batch": 64, "epochs": 3, "learning_rate": 5e-4, "table_learning_rate": 0.01})
