@@ -234,6 +234,7 @@ def test_the_fused_item_of_dihn_is_the_trigger_when_the_user_is_here_for_it(chan
     torch.testing.assert_close(asked[0], expected)
 
 
+@pytest.mark.drill
 def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampled pairs, weights of their kinds and tables without a scenario, on sharded tables; a rank runs dry."""
     settings = {"items_a_batch": 64, "epochs": 1, "co_non_click": 1.0, "mono_click": 1.0, "quiet": 0.5}
