@@ -9,6 +9,7 @@ DATA ?=
 BIN := .venv/bin
 STATE := $(or $(MOVELINE_HOME),var)
 RECIPE := --conf $(CONF) $(if $(DATA),--data $(DATA))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHON
 
 help:  ## this page
@@ -24,10 +25,10 @@ demo: env  ## simulate a log, run both graphs under a real Airflow, show the reg
 	@$(BIN)/moveline demo $(RECIPE)
 
 test: env  ## every test but the drills: Spark, TorchRec, Petastorm, MLflow, a real Airflow scheduler
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not drill"
+	@$(PYTEST) -m "not drill"
 
 drills: env  ## what happens when a job is killed, two write at once, or executors are processes of their own
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m drill tests
+	@$(PYTEST) -m drill tests
 
 lint: env  ## ruff and mypy
 	@$(BIN)/ruff check .

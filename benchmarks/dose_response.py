@@ -1,32 +1,23 @@
 """amen, amen without its generator, and din, as an effect of the simulated shop grows: docs/results/amen.md.
 
-    python benchmarks/dose_response.py build  --strength intent_drift    simulate and build the tables of every dose
-    python benchmarks/dose_response.py train  --strength intent_drift    train every arm with every seed on every dose
-    python benchmarks/dose_response.py report --strength intent_drift    the table, the plot, and a JSON line
+    PYTHONPATH=. python benchmarks/dose_response.py build  --strength intent_drift    simulate and build the tables of every dose
+    PYTHONPATH=. python benchmarks/dose_response.py train  --strength intent_drift    train every arm with every seed on every dose
+    PYTHONPATH=. python benchmarks/dose_response.py report --strength intent_drift    the table, the plot, and a JSON line
 
 Every dose is `conf/simulated_amen.yaml` with one strength changed, at the values that docs/results/frozen.md fixed beforehand; the
 published dose is that recipe itself. What is finished is skipped. `train --share 1/2` does every second (dose, seed), for two
-processes side by side. Intervals: users resampled, pairwise, and seeds (`jobs.ablation.apart`).
+processes side by side. Intervals: users resampled, pairwise, and seeds (`jobs.comparison.apart`).
 """
 
 import argparse
 import json
-import time
-from datetime import date
 from pathlib import Path
 
-import matplotlib
-import yaml
-
-from feature_store.home import home, lake_root, raw_root
+from benchmarks.doses import build, plot, write_recipe
 from feature_store.recipe import load_recipe
-from feature_store.session import spark_session
-from feature_store.tables import Lake
-from jobs import flows, ingest, movelines, pages, simulate, visits, vocabulary
-from jobs.ablation import METRICS, Apart, apart, finished, prepare, run_arm, unfinished
-
-matplotlib.use("svg")
-from matplotlib import pyplot
+from jobs import flows
+from jobs.ablation import METRICS, finished, prepare, run_arm, unfinished
+from jobs.comparison import Apart, apart, by_arm
 
 BASE = Path(__file__).resolve().parent.parent / "conf" / "simulated_amen.yaml"
 DOSES = {"intent_drift": (0.0, 0.33, 0.67, 1.0), "scene_causality": (0.0, 0.25, 0.5, 0.75)}
@@ -37,38 +28,11 @@ SHOWN = (("amen", "no NIF"), ("no NIF", "din"), ("amen", "shuffled flow"), ("fut
 
 
 def recipe_of(strength: str, dose: float) -> Path:
-    """The recipe of a dose, written below the state folder unless it is the published one."""
+    """The recipe of a dose; the published one is `BASE` itself."""
     if dose == PUBLISHED[strength]:
         return BASE
-    name = f"dose_{strength}_{round(100 * dose)}"
-    path = home() / "recipes" / f"{name}.yaml"
     settings = {**(load_recipe(BASE).simulator or {}), strength: dose}
-    content = yaml.safe_dump({"extends": str(BASE), "name": name, "simulator": settings}, sort_keys=False)
-    if not path.is_file() or path.read_text() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return path
-
-
-def build(conf: Path) -> None:
-    """The log of a recipe, and the tables that its models read (no pairs)."""
-    recipe = load_recipe(conf)
-    started, lake, days = time.perf_counter(), Lake(lake_root(recipe.name)), recipe.days.until(date.today()) if recipe.days else []
-    if lake.table("flows").exists() and lake.table("flows").days() == days:
-        return
-    spark = spark_session("moveline-doses")
-    try:
-        if not simulate.is_current(recipe, raw_root(recipe.name)):
-            simulate.simulate(spark, recipe, raw_root(recipe.name))
-        for ds in days:
-            ingest.build(spark, recipe, lake, ds, str(raw_root(recipe.name)), str(conf))
-            for job in (movelines, visits, vocabulary):
-                job.build(spark, recipe, lake, ds)
-            pages.build(spark, recipe, lake, ds, recipe_path=conf)
-            flows.build(spark, recipe, lake, ds)
-            print(f"{recipe.name} {ds}: {time.perf_counter() - started:.0f} s", flush=True)
-    finally:
-        spark.stop()
+    return write_recipe(BASE, f"dose_{strength}_{round(100 * dose)}", {"simulator": settings})
 
 
 def train(confs: list[Path], arms: list[str], seeds: int, share: tuple[int, int]) -> None:
@@ -87,32 +51,19 @@ def report(strength: str, out: Path) -> None:
     """The table on standard output with a JSON line, the plot as `<out>/dose_<strength>.svg`."""
     found: dict[float, dict[str, Apart]] = {}
     for dose in DOSES[strength]:
-        by_arm: dict[str, dict[int, dict]] = {}
-        for result in finished(prepare(recipe_of(strength, dose))):
-            by_arm.setdefault(result["arm"], {})[result["seed"]] = result
-        found[dose] = {f"{left} - {right}": apart(by_arm[left], by_arm[right], "gauc")
-                       for left, right in SHOWN if left in by_arm and right in by_arm}
+        arms = by_arm(finished(prepare(recipe_of(strength, dose))))
+        found[dose] = {f"{left} - {right}": apart(arms[left], arms[right], "gauc")
+                       for left, right in SHOWN if left in arms and right in arms}
         means = {arm: {m: round(sum(r["metrics"][f"test.{m}"] for r in own.values()) / len(own), 5) for m in METRICS}
-                 for arm, own in by_arm.items()}
-        print(f"\n{strength} = {dose:g}, seeds {sorted({len(own) for own in by_arm.values()})}: {json.dumps(means)}")
+                 for arm, own in arms.items()}
+        print(f"\n{strength} = {dose:g}, seeds {sorted({len(own) for own in arms.values()})}: {json.dumps(means)}")
         for name, own in found[dose].items():
             print(f"| {dose:g} | {name} | {own.value:+.4f} [{own.low:+.4f}, {own.high:+.4f}] | {own.detectable:.4f} |")
     print(json.dumps({str(dose): {name: [round(v, 5) for v in (own.value, own.low, own.high)] for name, own in rows.items()}
                       for dose, rows in found.items()}))
-    _plot(found, strength, out / f"dose_{strength}.svg")
-
-
-def _plot(found: dict[float, dict[str, Apart]], strength: str, path: Path) -> None:
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name in dict.fromkeys(name for rows in found.values() for name in rows):
-        doses = [dose for dose, rows in found.items() if name in rows]
-        rows = [found[dose][name] for dose in doses]
-        errors = [[own.value - own.low for own in rows], [own.high - own.value for own in rows]]
-        axes.errorbar(doses, [own.value for own in rows], yerr=errors, marker="o", capsize=3, label=name)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel=strength, ylabel="difference of GAUC, 95 % interval")
-    axes.legend(frameon=False)
-    figure.savefig(path)
+    names = dict.fromkeys(name for rows in found.values() for name in rows)
+    lines = {name: {dose: rows[name] for dose, rows in found.items() if name in rows} for name in names}
+    plot(lines, strength, "GAUC", out / f"dose_{strength}.svg")
 
 
 def main() -> None:
@@ -129,7 +80,7 @@ def main() -> None:
     confs = [recipe_of(given.strength, dose) for dose in given.doses or DOSES[given.strength]]
     if given.step == "build":
         for conf in confs:
-            build(conf)
+            build(conf, [flows])
     elif given.step == "train":
         part, parts = (int(n) for n in given.share.split("/"))
         train(confs, given.arms.split(","), given.seeds, (part, parts))

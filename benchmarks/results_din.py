@@ -30,7 +30,7 @@ AGAINST = ("ndcg_5", "gauc", "log_loss")
 
 def seeded(recipe: Recipe, seed: int) -> Recipe:
     """The recipe with another seed for din."""
-    return recipe.model_copy(update={"models": {**recipe.models, "din": {**recipe.models["din"], "seed": seed}}})
+    return recipe.with_model("din", {**recipe.models["din"], "seed": seed})
 
 
 def runs(recipe: Recipe, table: str, seeds: list[int]) -> list[dict[str, Any]]:

@@ -3,10 +3,8 @@
 Started by hand. What is finished is skipped, so that a run that was stopped goes on where it was.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Param, dag, task
 
 from dags import common
@@ -35,14 +33,12 @@ def ablate() -> None:
         """Compare the arms that are done."""
         common.tell("ablate_collect", *_where(params))
 
-    SparkSubmitOperator.partial(
-        task_id="arm", name="moveline-ablate", map_index_template="{{ task.application_args[1] }} {{ task.application_args[2] }}",
-        **{**common.spark_settings(), "execution_timeout": timedelta(hours=1)},
-    ).expand(application_args=plan()) >> collect()
+    called = "{{ task.application_args[1] }} {{ task.application_args[2] }}"
+    common.mapped_jobs("arm", "moveline-ablate", called=called).expand(application_args=plan()) >> collect()
 
 
 def _where(params: Any) -> list[str]:
-    return ["--model", params["model"], "--conf", params["conf"], *(["--ds", params["ds"]] if params["ds"] else [])]
+    return ["--model", params["model"], *common.asked(params)]
 
 
 ablate()

@@ -98,6 +98,11 @@ def macros() -> dict[str, Any]:
     return {"day_of": day_of}
 
 
+def asked(params: Any) -> list[str]:
+    """The recipe and the day of a run as arguments of a command."""
+    return ["--conf", params["conf"], *(["--ds", params["ds"]] if params["ds"] else [])]
+
+
 def spark_settings() -> dict[str, Any]:
     """Arguments of a `SparkSubmitOperator`; in the cluster profile memory and cores come from the connection and its defaults."""
     return {
@@ -112,6 +117,12 @@ def spark_job(job: str) -> SparkSubmitOperator:
     arguments = [job, "--conf", "{{ params.conf }}", "--data", "{{ params.data }}", "--ds", "{{ day_of(dag_run) }}"]
     task = "tables" if job == "daily" else job
     return SparkSubmitOperator(task_id=task, name=f"moveline-{job}", application_args=arguments, **spark_settings())
+
+
+def mapped_jobs(task_id: str, name: str, hours: int = 1, called: str = "{{ task.application_args[1] }}", **settings: Any) -> Any:
+    """A task that is mapped over the arguments of `jobs/main.py`: one application each, shown as `called` (a template)."""
+    given = {**spark_settings(), "execution_timeout": timedelta(hours=hours), **settings}
+    return SparkSubmitOperator.partial(task_id=task_id, name=name, map_index_template=called, **given)
 
 
 def ask(*arguments: str) -> Any:

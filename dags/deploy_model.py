@@ -4,10 +4,8 @@ Started when models were trained (once it is switched on: like every graph it be
 with its reason; the version in use stays.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -27,13 +25,9 @@ def deploy_model() -> None:
         found = common.ask("undeployed", "--conf", params["conf"])
         if not found:
             raise AirflowSkipException("every champion is in use already")
-        day = ["--ds", params["ds"]] if params["ds"] else []
-        return [["deploy", model, "--conf", params["conf"], *day] for model in found]
+        return [["deploy", model, *common.asked(params)] for model in found]
 
-    SparkSubmitOperator.partial(
-        task_id="deploy", name="moveline-deploy", map_index_template="{{ task.application_args[1] }}",
-        **{**common.spark_settings(), "execution_timeout": timedelta(hours=1), "retries": 0},
-    ).expand(application_args=choose())
+    common.mapped_jobs("deploy", "moveline-deploy", retries=0).expand(application_args=choose())
 
 
 deploy_model()

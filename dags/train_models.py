@@ -6,10 +6,8 @@ Started by the asset that `moveline_daily` updates, or by hand with the paramete
 registered version was already trained on are skipped.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -40,8 +38,7 @@ def train_models() -> None:
         """Arguments of one `train_model` job a model; of those that need a generator as XCom `later`."""
         event = newest_event((triggering_asset_events or {}).get(common.TABLES, []))
         if event is None:  # by hand
-            day = ["--ds", params["ds"]] if params["ds"] else []
-            event = {**common.ask("snapshot", "--conf", params["conf"], *day), "conf": params["conf"], "data": params["data"]}
+            event = {**common.ask("snapshot", *common.asked(params)), "conf": params["conf"], "data": params["data"]}
         if event["reason"]:
             raise AirflowSkipException(event["reason"])
         todo = common.ask("untrained", "--conf", event["conf"], "--fingerprint", event["fingerprint"])
@@ -65,9 +62,7 @@ def train_models() -> None:
 
 
 def _train(task_id: str, **settings: Any) -> Any:
-    return SparkSubmitOperator.partial(
-        task_id=task_id, name="moveline-train", outlets=[common.MODELS], map_index_template="{{ task.application_args[1] }}",
-        **{**common.spark_settings(), "execution_timeout": timedelta(hours=12), **settings})
+    return common.mapped_jobs(task_id, "moveline-train", hours=12, outlets=[common.MODELS], **settings)
 
 
 train_models()

@@ -3,10 +3,8 @@
 Started by hand. What is finished is skipped, so that a run that was stopped goes on where it was.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Param, dag, task
 
 from dags import common
@@ -30,22 +28,16 @@ def unseen() -> None:
     def plan(*, params: Any = None) -> list[list[str]]:
         """Arguments of one `unseen_run` job an unfinished scenario, arm and seed."""
         asked = [part for key in ("seeds", "arms", "scenarios", "largest") for part in (f"--{key}", str(params[key]))]
-        todo = common.ask("unseen_plan", *_where(params), *asked)
-        return [["unseen_run", *_where(params), "--", scenario, arm, str(seed)] for scenario, arm, seed in todo]
+        todo = common.ask("unseen_plan", *common.asked(params), *asked)
+        return [["unseen_run", *common.asked(params), "--", scenario, arm, str(seed)] for scenario, arm, seed in todo]
 
     @task(trigger_rule="none_failed")  # with nothing left to train, the runs are skipped and still compared
     def collect(*, params: Any = None) -> None:
         """Compare the runs that are done."""
-        common.tell("unseen_collect", *_where(params))
+        common.tell("unseen_collect", *common.asked(params))
 
-    SparkSubmitOperator.partial(
-        task_id="run", name="moveline-unseen", map_index_template="{{ task.application_args[-3:] | join(' ') }}",
-        **{**common.spark_settings(), "execution_timeout": timedelta(hours=1)},
-    ).expand(application_args=plan()) >> collect()
-
-
-def _where(params: Any) -> list[str]:
-    return ["--conf", params["conf"], *(["--ds", params["ds"]] if params["ds"] else [])]
+    called = "{{ task.application_args[-3:] | join(' ') }}"
+    common.mapped_jobs("run", "moveline-unseen", called=called).expand(application_args=plan()) >> collect()
 
 
 unseen()

@@ -20,8 +20,7 @@ def watch_models() -> None:
     @task(retries=0)
     def look(*, params: Any = None) -> str:
         """What was seen; an error names the limits that are passed."""
-        day = ["--ds", params["ds"]] if params["ds"] else []
-        return common.tell("watch", "--conf", params["conf"], *day)
+        return common.tell("watch", *common.asked(params))
 
     look()
 

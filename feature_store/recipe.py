@@ -216,6 +216,10 @@ class Recipe(Strict):
         """The model whose flow this one reads, "" for none; it is trained first."""
         return str(self.models.get(model, {}).get("generator", ""))
 
+    def with_model(self, model: str, settings: dict[str, Any]) -> "Recipe":
+        """The recipe with these settings of a model."""
+        return self.model_copy(update={"models": {**self.models, model: settings}})
+
     @property
     def has_exposures(self) -> bool:
         """Whether the log says what was shown; without it there are no pages, pairs or ranking models."""

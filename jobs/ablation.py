@@ -5,12 +5,11 @@ folder; `collect` compares the arms. Generators are shared by the arms whose gen
 """
 
 import json
-import math
 import shutil
 import statistics
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,20 +23,16 @@ from feature_store.recipe import Recipe, load_recipe
 from feature_store.revision import code_revision
 from feature_store.tables import Lake, fingerprint
 from feature_store.vocabulary import Vocabulary
+from jobs.comparison import Apart, apart, by_arm
 from jobs.evaluate import evaluate, save
 from jobs.futures import futures_of_pages, oracle_flow
 from jobs.train import launch, spec_of
 from jobs.train_models import Part, encoded, train_parts, window_state
-from models.bootstrap import DETECTABLE
 from models.evaluation import headline
 from models.generator import Generator, cached_flow
 
 FULL = "amen"
 METRICS = ("gauc", "page_gauc", "auc", "log_loss")
-_NORMAL = 1.96
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; with more, the last is a little too wide."""
-
 _PREPARED, _RESULT = "prepared.json", "result.json"
 
 
@@ -109,9 +104,7 @@ def prepare(conf: str | Path, ds: str | None = None, model: str = FULL, spark: A
         flows = encoded(recipe, generator, lake, found.day, folder / "flows", spark)
         futures = futures_of_pages(recipe, lake, pages[0].sets, folder / "futures", spark)
         content = {"pages": _plain(pages), "flows": _plain(flows), "futures": {name: str(path) for name, path in futures.items()}}
-        aside = folder / f".{_PREPARED}"
-        aside.write_text(json.dumps(content))
-        aside.rename(folder / _PREPARED)
+        save(content, folder / _PREPARED)
     return _prepared(folder)
 
 
@@ -146,7 +139,7 @@ def run_arm(conf: str | Path, prepared: Prepared, name: str, seed: int) -> dict[
         return json.loads(path.read_text())
     started, arm, recipe = time.perf_counter(), ARMS[name], load_recipe(conf)
     changed = {**recipe.models.get(arm.model, {}), **arm.settings, "seed": seed}
-    own = recipe.model_copy(update={"models": {**recipe.models, arm.model: changed}})
+    own = recipe.with_model(arm.model, changed)
     generator = _generator(own, arm, prepared, seed) if own.generator_of(arm.model) else None
     sets, out = prepared.model.sets, path.parent / "model"
     spec = spec_of(own, arm.model, sets["train"], sets["validate"], out, prepared.model.vocabulary, True, None, generator)
@@ -172,8 +165,7 @@ def _generator(recipe: Recipe, arm: Arm, prepared: Prepared, seed: int) -> Path:
     if not folder.is_dir():
         aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
         try:
-            own = recipe.model_copy(update={"models": {**recipe.models, name: settings}})
-            train_parts(own, name, prepared.generator, aside)
+            train_parts(recipe.with_model(name, settings), name, prepared.generator, aside)
             if not folder.is_dir():  # else another arm has made the same one meanwhile
                 aside.rename(folder)
         finally:
@@ -201,17 +193,6 @@ def _of_others(flow: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Apart:
-    """A difference of two arms with its 95 % interval, and the smallest true one that would be found four times in five (nan below
-    two seeds)."""
-
-    value: float
-    low: float
-    high: float
-    detectable: float
-
-
-@dataclass(frozen=True)
 class Row:
     """One arm in the table: mean of a metric over the seeds, and the full model minus the arm, over the seeds that both have."""
 
@@ -223,33 +204,13 @@ class Row:
 
 def compare(results: Iterable[dict[str, Any]]) -> list[Row]:
     """The arms in the order of `ARMS`, each beside the full model (`apart`)."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for result in results:
-        found.setdefault(result["arm"], {})[result["seed"]] = result
+    found = by_arm(results)
     full = found.get(FULL, {})
     rows = []
     for arm in (name for name in ARMS if name in found):
         means = {m: statistics.fmean(r["metrics"][f"test.{m}"] for r in found[arm].values()) for m in METRICS}
         rows.append(Row(arm, len(found[arm]), means, {m: apart(full, found[arm], m) for m in METRICS}))
     return rows
-
-
-def apart(left: Mapping[int, dict[str, Any]], right: Mapping[int, dict[str, Any]], metric: str) -> Apart:
-    """The mean difference of two arms (seed -> result) over the seeds that both have.
-
-    Two errors add up: other users (the paired bootstrap of the mean difference) and other seeds (Student's t over the seeds).
-    """
-    seeds = sorted(set(left) & set(right))
-    if not seeds:
-        return Apart(math.nan, math.nan, math.nan, math.nan)
-    values = [left[s]["metrics"][f"test.{metric}"] - right[s]["metrics"][f"test.{metric}"] for s in seeds]
-    mean = statistics.fmean(values)
-    if len(seeds) < 2:
-        return Apart(mean, math.nan, math.nan, math.nan)
-    users = np.mean([np.array(left[s]["draws"][metric], float) - np.array(right[s]["draws"][metric], float) for s in seeds], 0)
-    of_users, of_seeds = float(np.nanstd(users, ddof=1)), statistics.stdev(values) / math.sqrt(len(seeds))
-    half = math.hypot(_NORMAL * of_users, _STUDENT[min(len(seeds) - 1, len(_STUDENT)) - 1] * of_seeds)
-    return Apart(mean, mean - half, mean + half, DETECTABLE * math.hypot(of_users, of_seeds))
 
 
 def finished(prepared: Prepared) -> list[dict[str, Any]]:

@@ -40,6 +40,11 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs
 DEFAULT_CONF = Path("conf/simulated.yaml")
 
 
+def named(text: str) -> list[str]:
+    """The names in a text, which are separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def say(text: str) -> None:
     """One line on standard output."""
     typer.echo(text)

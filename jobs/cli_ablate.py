@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from feature_store.recipe import load_recipe
-from jobs.cli import DEFAULT_CONF, Conf, Json, say, say_json
+from jobs.cli import DEFAULT_CONF, Conf, Json, named, say, say_json
 from jobs.cli_models import Day
 
 Model = Annotated[str, typer.Option("--model", help="The model to take apart.")]
@@ -71,4 +71,4 @@ def ablate_collect(model: Model = "amen", conf: Conf = DEFAULT_CONF, ds: Day = "
 def _arms(given: str, conf: Conf) -> list[str]:
     from jobs.ablation import arms_of
 
-    return [arm.strip() for arm in given.split(",")] if given else arms_of(load_recipe(conf))
+    return named(given) or arms_of(load_recipe(conf))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from feature_store.recipe import load_recipe
-from jobs.cli import DEFAULT_CONF, Conf, Json, say, say_json
+from jobs.cli import DEFAULT_CONF, Conf, Json, named, say, say_json
 from jobs.cli_models import Day
 
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Every arm is trained with the seeds 1 to this.")]
@@ -30,7 +30,7 @@ def unseen(conf: Conf = DEFAULT_CONF, ds: Day = "", seeds: Seeds = 3, arms: Arms
     from jobs.unseen import chosen, prepare, run, unfinished
 
     prepared = prepare(conf, ds or None)
-    todo = unfinished(prepared, *chosen(load_recipe(conf), prepared, _names(scenarios), _names(arms), largest), seeds)
+    todo = unfinished(prepared, *chosen(load_recipe(conf), prepared, named(scenarios), named(arms), largest), seeds)
     say(f"{len(todo)} runs to do, in {prepared.folder}")
     for scenario, arm, seed in todo:
         found = run(conf, prepared, scenario, arm, seed)
@@ -44,7 +44,7 @@ def unseen_plan(conf: Conf = DEFAULT_CONF, ds: Day = "", seeds: Seeds = 3, arms:
     from jobs.unseen import chosen, prepare, unfinished
 
     prepared = prepare(conf, ds or None)
-    todo = unfinished(prepared, *chosen(load_recipe(conf), prepared, _names(scenarios), _names(arms), largest), seeds)
+    todo = unfinished(prepared, *chosen(load_recipe(conf), prepared, named(scenarios), named(arms), largest), seeds)
     if as_json:
         say_json(todo)
     else:
@@ -67,7 +67,3 @@ def unseen_collect(conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
     prepared = prepare(conf, ds or None)
     say(table(collect(load_recipe(conf), prepared)))
     say(" and ".join(str(path) for path in written(prepared)))
-
-
-def _names(given: str) -> list[str]:
-    return [name.strip() for name in given.split(",") if name.strip()]

@@ -135,8 +135,7 @@ def run(conf: str | Path, prepared: Prepared, scenario: str, arm: str, seed: int
         return json.loads((out / _RESULT).read_text())
     started, recipe, part = time.perf_counter(), load_recipe(conf), prepared.held_out(scenario)
     model, settings = ARMS[arm].model, ARMS[arm].settings
-    changed = {**recipe.models[model], **settings, "seed": seed}
-    own = recipe.model_copy(update={"models": {**recipe.models, model: changed}})
+    own = recipe.with_model(model, {**recipe.models[model], **settings, "seed": seed})
     spec = spec_of(own, model, part.sets["train"], part.sets["validate"], out / "model", part.vocabulary, True, None)
     launch(spec, 1, "process")
     trained = load_artifact(out / "model")

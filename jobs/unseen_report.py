@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from feature_store.collate import flat, lengths
 from feature_store.errors import ModelError
 from feature_store.recipe import Recipe
 from feature_store.vocabulary import Vocabulary
-from jobs.ablation import Apart, apart
+from jobs.comparison import Apart, apart, keep, markdown
 from jobs.evaluate import tables
 from jobs.unseen import ARMS, FULL, SCORES, Prepared, finished
 from models import metrics
@@ -159,28 +158,22 @@ def collect(recipe: Recipe, prepared: Prepared, registry: Registry | None = None
     apart_of = [(row.arm, row.apart["page_gauc"]) for row in rows if row.arm != FULL]
     lines = [(arm, own.value, own.low, own.high) for arm, own in apart_of]
     files[1].write_text(differences(lines, f"page GAUC of {FULL} minus the arm, unseen scenarios"))
-    registry = registry or Registry()
-    mlflow.set_tracking_uri(registry.uri)
-    tags = {"recipe": recipe.name, "unseen": prepared.folder.name}
-    with mlflow.start_run(experiment_id=registry.experiment(recipe.name), run_name=f"{recipe.name}-unseen", tags=tags):
-        mlflow.log_metrics({f"{row.arm}.{name}": own.value for row in rows for name, own in row.metrics.items()
-                            if math.isfinite(own.value)})
-        plain = [{"arm": row.arm, "seeds": row.seeds, **{name: own.value for name, own in row.metrics.items()}} for row in rows]
-        mlflow.log_table(pd.DataFrame(plain), "unseen.json")
-        for file in files:
-            mlflow.log_artifact(str(file))
+    keep(recipe, f"{recipe.name}-unseen", {"unseen": prepared.folder.name},
+         {f"{row.arm}.{name}": own.value for row in rows for name, own in row.metrics.items()},
+         [{"arm": row.arm, "seeds": row.seeds, **{name: own.value for name, own in row.metrics.items()}} for row in rows],
+         files, registry)
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """The arms as a Markdown table: metrics with intervals, and the full model minus the arm."""
     heads = ["arm", "seeds", *METRICS, *(f"{FULL} minus arm, {name}" for name in METRICS[:2]), "detectable, page_gauc"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for row in rows:
         apart_of = [*(_apart(row.apart[name]) for name in METRICS[:2]), _number(row.apart["page_gauc"].detectable)]
         apart_of = ["", "", ""] if row.arm == FULL else apart_of
         lines.append([row.arm, str(row.seeds), *(_estimate(row.metrics[name]) for name in METRICS), *apart_of])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(heads, lines)
 
 
 def about(found: Pooled) -> str:
@@ -196,14 +189,14 @@ def about(found: Pooled) -> str:
 def by_scenario(found: Pooled) -> str:
     """Page GAUC of every arm in each held-out scenario, mean over seeds, as a Markdown table."""
     arms = [arm for arm in (*ARMS, *BASELINES) if any(name == arm for name, _ in found.scores)]
-    lines = [["scenario", "pages", *arms], ["---"] * (2 + len(arms))]
+    lines = []
     for number, scenario in enumerate(found.names):
         kept = found.scenario == number
         page, y, w = found.page[kept], found.clicked[kept], found.weight[kept]
         own = {run: metrics.page_gauc(page, y, score[kept], w) for run, score in found.scores.items()}
         cells = [statistics.fmean(value for (name, _), value in own.items() if name == arm) for arm in arms]
         lines.append([scenario, str(len(np.unique(page))), *(_number(cell) for cell in cells)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(["scenario", "pages", *arms], lines)
 
 
 def written(prepared: Prepared) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ from feature_store.home import lake_root
 from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
-from jobs import ablation
+from jobs import ablation, comparison
 from jobs.ablation import arms_of, compare, finished, prepare, run_arm, unfinished
 from jobs.ablation_report import collect, written
 from jobs.futures import oracle_flow
@@ -99,5 +99,5 @@ def test_differences_are_paired_by_seed_and_by_user() -> None:
     assert by_arm["din"].apart["gauc"].value == pytest.approx(0.4) and math.isnan(by_arm["din"].apart["gauc"].low)
     same = {s: result("amen", s, 0.6, (0.5, 0.6, 0.7)) for s in (1, 2)}
     other = {s: result("din", s, 0.5, (0.4, 0.4, 0.4)) for s in (1, 2)}
-    own = ablation.apart(same, other, "gauc")
+    own = comparison.apart(same, other, "gauc")
     assert (own.low, own.high) == pytest.approx((0.1 - 1.96 * 0.1, 0.1 + 1.96 * 0.1))
