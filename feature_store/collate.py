@@ -133,6 +133,14 @@ def lengths(table: pa.Table, name: str) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
+def renumbered(table: pa.Table, name: str, index: np.ndarray) -> pa.Array:
+    """A column of indexes, or of lists of them, with `index[i]` in place of every i."""
+    values = pa.array(index[flat(table, name)])
+    if not pa.types.is_list(table.schema.field(name).type):
+        return values
+    return pa.ListArray.from_arrays(np.r_[0, np.cumsum(lengths(table, name))].astype(np.int32), values)
+
+
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         raise TableError(f"encoded rows have no column {name}; encode them again with this version")

@@ -98,6 +98,14 @@ class Vocabulary:
         # One more slot at the end: code -1 (null) finds index 0 there.
         return np.append(self._encode_distinct(field, values.dictionary), np.int64(0))[codes]
 
+    def translated(self, field: str, words: "Vocabulary") -> np.ndarray:
+        """[words.rows(field)] by index of another vocabulary with as many buckets, the index here: what encoding the same ids here
+        gives. 0 for an index that `words` gives to nothing."""
+        known, found = words.entries(field), np.zeros(words.rows(field), np.int64)
+        found[: words.buckets + 1] = np.arange(words.buckets + 1)
+        found[known["index"].to_numpy()] = self.encode(field, known["id"])
+        return found
+
     def _encode_distinct(self, field: str, ids: pa.Array) -> np.ndarray:
         raw = ids.to_numpy(zero_copy_only=False)
         known, index = self._lookup(field)

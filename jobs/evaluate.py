@@ -28,7 +28,7 @@ from models.scoring import page_scores, pair_scores
 
 ROWS_AT_ONCE = 4_096
 _TRAIN_COLUMNS = ["candidate_item", "candidate_position", "clicked", "weight"]
-_SHOWN_COLUMNS = ["page_id", "user_id", "scenario", "candidate_item", "candidate_position", "clicked", "weight"]
+_SHOWN_COLUMNS = [*Shown.COLUMNS, "candidate_position"]
 
 
 def evaluate(artifact: str | Path, train_set: EncodedSet, test_set: EncodedSet, truth: str | Path | None = None,

@@ -26,7 +26,6 @@ DECISION = "gate.decision"
 """Tag of a version that the gate is done with: `passed`, `refused: ...`, or why it was not compared."""
 
 _PAGES_AT_ONCE = 2_048
-_JUDGED = ["page_id", "user_id", "scenario", "candidate_item", "clicked", "weight"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def scored(lake: Lake, pages: Slice, rankers: list[Ranker]) -> tuple[Shown, list
         for number, ranker in enumerate(rankers):
             encoded = ranker.encoded(part)
             scores[number].append(ranker.scores(encoded))
-        shown.append(encoded.select(_JUDGED))
+        shown.append(encoded.select(Shown.COLUMNS))
     if not shown:
         raise ModelError(f"no closed page of {', '.join(pages.days) or 'any day'} to compare on; build the next day first")
     return Shown.of(pa.concat_tables(shown).combine_chunks(), {}), [np.concatenate(own) for own in scores]

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_store.batch import TABLES
-from feature_store.collate import flat, lengths
+from feature_store.collate import flat, renumbered
 from feature_store.encoded_set import EncodedFile, EncodedSet, file_digest
 from feature_store.encoding import BUCKET_ROWS
 from feature_store.errors import ModelError
@@ -65,7 +65,7 @@ def hold_out(sets: Mapping[str, EncodedSet], words: Vocabulary, scenario: str, f
 
 def _write(sets: Mapping[str, EncodedSet], words: Vocabulary, scenario: int, folder: Path) -> None:
     kept = _only(words, _occurring(sets[_TRAIN], scenario))
-    index = {field: _renumbered(words, kept, field) for field in FIELDS}
+    index = {field: kept.translated(field, words) for field in FIELDS}
     for role, source in sets.items():
         (folder / role).mkdir(parents=True)
         _write_set(source, folder / role, scenario, role == _TEST, index, kept)
@@ -89,13 +89,6 @@ def _only(words: Vocabulary, occurring: Mapping[str, np.ndarray]) -> Vocabulary:
     parts = [entries.filter(pa.array(occurring[field][entries["index"].to_numpy()]))
              for field in FIELDS if (entries := words.entries(field)).num_rows]
     return Vocabulary(pa.concat_tables([words.entries().slice(0, 0), *parts]), words.buckets)
-
-
-def _renumbered(words: Vocabulary, kept: Vocabulary, field: str) -> np.ndarray:
-    """[rows] the index in `kept` of every index of `words`: its own, or the bucket of an id that is unknown now."""
-    index, entries = np.arange(words.rows(field)), words.entries(field)
-    index[entries["index"].to_numpy()] = kept.encode(field, entries["id"])
-    return index
 
 
 def _chosen(rows: pa.Table, scenario: int, own: bool) -> pa.Table:
@@ -133,11 +126,5 @@ def _encoded(pages: pa.Table, index: Mapping[str, np.ndarray], first_row: int, f
     columns = {name: pages[name] for name in pages.column_names}
     columns |= {"row": pa.array(np.arange(first_row, first_row + len(pages))), "user": pa.array(users)}
     for field, own in index.items():
-        for feature in TABLES[field]:
-            values = pa.array(own[flat(pages, feature)])
-            if pa.types.is_list(pages.schema.field(feature).type):
-                offsets = np.r_[0, np.cumsum(lengths(pages, feature))].astype(np.int32)
-                columns[feature] = pa.ListArray.from_arrays(offsets, values)
-            else:
-                columns[feature] = values
+        columns |= {feature: renumbered(pages, feature, own) for feature in TABLES[field]}
     return pa.table([columns[name] for name in pages.column_names], schema=pages.schema)

@@ -27,7 +27,6 @@ from models.ranker import Ranker
 from models.registry import Registry
 
 BINS = 10
-_KEPT = ["page_id", "user_id", "scenario", "candidate_item", "clicked", "weight"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def seen(lake: Lake, day: str, ranker: Ranker) -> Seen:
     for pages in pages_of(lake, Slice((day,), end, "")):
         encoded = ranker.encoded(pages)
         scores.append(ranker.scores(encoded))
-        parts.append(encoded.select(_KEPT))
+        parts.append(encoded.select(Shown.COLUMNS))
         tokens.append(lengths(encoded, "moveline_item"))
         price.append(flat(encoded, "price_score"))
     if not parts:
@@ -101,11 +100,10 @@ def seen(lake: Lake, day: str, ranker: Ranker) -> Seen:
 def found(today: Seen, before: Seen | None) -> dict[str, float]:
     """How good, how sure, how new: the numbers of a day (those the rows cannot define are left out)."""
     shown, score = today.shown, today.scores
-    clicks = float(shown.weight @ shown.clicked)
     numbers = {**{key: float(n) for key, n in shown.counts().items()}, "unknown": today.unknown,
                "gauc": metrics.gauc(shown.user, shown.clicked, score, shown.weight),
                "calibration_error": metrics.calibration_error(shown.clicked, score, shown.weight),
-               "bias": float(shown.weight @ score) / clicks - 1 if clicks else float("nan")}
+               "bias": metrics.bias(shown.clicked, score, shown.weight)}
     if before is not None:
         numbers |= {f"stability.{key}": moved(before.columns[key], own) for key, own in today.columns.items()}
     return {key: value for key, value in numbers.items() if np.isfinite(value)}

@@ -10,7 +10,7 @@ null stands for what the rows cannot define.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,9 @@ class Shown:
     ----------
     page_id : [B] raw ids. page, user : [N] numbers. scenario : [N] names. clicked, weight : [N] float64.
     """
+
+    COLUMNS: ClassVar[list[str]] = ["page_id", "user_id", "scenario", "candidate_item", "clicked", "weight"]
+    """Columns of encoded pages that it is made from."""
 
     page_id: NDArray
     page: Ints

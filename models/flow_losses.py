@@ -7,6 +7,7 @@ cut, and a step that a cut's future lacks does not exist here, so it cannot have
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class Walked:
     item: Tensor
     vector: Tensor
 
+    @cached_property
     def once(self) -> Tensor:
         """[R, T] whether a token has an item that no token before it has."""
         again = (self.item[:, :, None] == self.item[:, None, :]).tril(-1).any(2)
@@ -85,7 +87,7 @@ def info_nce(flow: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others
     own = weight.index_select(0, steps.page)
     walk = at_steps(torch.bmm(flow, others.walked.vector.transpose(1, 2)), steps) / temperature
     coming = (others.walked.item[:, :, None] == steps.pad(others.future_item)[:, None, :]).any(2)
-    walk = walk.masked_fill(~(others.walked.once() & ~coming).index_select(0, steps.page), -math.inf)
+    walk = walk.masked_fill(~(others.walked.once & ~coming).index_select(0, steps.page), -math.inf)
     total = positive.new_zeros(())
     for part in torch.unique(others.part).tolist():  # as many as the loader has shards, whatever the batch
         inside = (others.part == part).index_select(0, steps.page).nonzero().squeeze(1)
@@ -142,7 +144,7 @@ def walk_nce(ahead: Tensor, token: Tensor, before: Tensor, weight: Tensor, other
     padded = ahead.new_zeros(rows * longest, d).index_copy(0, before, ahead).view(rows, longest, d)
     walk = torch.bmm(padded, walked.vector.transpose(1, 2)).flatten(0, 1).index_select(0, before) / temperature
     past = torch.arange(longest, device=token.device)[None, :] <= (before % longest)[:, None]
-    kept = past & walked.once().index_select(0, row) & (walked.item.index_select(0, row) != item[:, None])
+    kept = past & walked.once.index_select(0, row) & (walked.item.index_select(0, row) != item[:, None])
     # What comes later in the walk is ahead of its own user: no negative.
     allowed = ~walked.among(others.item).index_select(0, row)
     score = ahead @ others.vector.T / temperature

@@ -83,10 +83,8 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def _calibration(shown: Shown, score: Floats, limits: Gate) -> tuple[dict[str, float], list[str]]:
-    y, w = shown.clicked, shown.weight
-    clicks = float(w @ y)
-    numbers = {"calibration_error": metrics.calibration_error(y, score, w),
-               "bias": float(w @ score) / clicks - 1 if clicks > 0 else float("nan")}
+    judged = shown.clicked, score, shown.weight
+    numbers = {"calibration_error": metrics.calibration_error(*judged), "bias": metrics.bias(*judged)}
     reasons = []
     if not numbers["calibration_error"] <= limits.max_calibration_error:
         reasons.append(f"calibration error is {numbers['calibration_error']:.4f}, the limit {limits.max_calibration_error:g}")

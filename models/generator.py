@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from feature_store.collate import flat, jagged, lengths
+from feature_store.collate import flat, jagged, renumbered
 from feature_store.encoded_set import EncodedSet, file_digest
 from feature_store.encoding import TOKEN_FEATURES, VISIT_DENSE, VISIT_FEATURES
 from feature_store.errors import ModelError
@@ -38,7 +38,7 @@ GENERATOR = "generator"
 _ABOUT = "generator.json"
 _PAGES_AT_ONCE = 512
 _HISTORY = (*TOKEN_FEATURES, *VISIT_FEATURES)
-_CODE = ("feature_store.encoding", "feature_store.folds", "models.attention", "models.embeddings", "models.generator",
+_CODE = ("feature_store.collate", "feature_store.encoding", "feature_store.folds", "feature_store.vocabulary", "models.attention", "models.embeddings", "models.generator",
          "models.layers", "models.moveline", "models.nif")
 log = logging.getLogger("moveline.train")
 
@@ -214,9 +214,7 @@ def _flow(part: _Part, pages: pa.Table) -> np.ndarray:
     for name in _HISTORY:
         field = name.split("_")[1]
         if field in part.index:
-            offsets = np.r_[0, np.cumsum(lengths(pages, name))].astype(np.int32)
-            own = pa.ListArray.from_arrays(offsets, pa.array(part.index[field][flat(pages, name)]))
-            pages = pages.set_column(pages.column_names.index(name), name, own)
+            pages = pages.set_column(pages.column_names.index(name), name, renumbered(pages, name, part.index[field]))
     dense = torch.from_numpy(np.stack([flat(pages, name) for name in VISIT_DENSE], axis=1))
     return part.model.flow(jagged(pages, _HISTORY, part.model.rows), dense).numpy()
 
@@ -226,14 +224,7 @@ def _index(words: Vocabulary, own: Vocabulary) -> dict[str, np.ndarray]:
     if words.buckets != own.buckets:
         raise ModelError(f"the generator's vocabulary has {own.buckets} out-of-vocabulary buckets, that of the pages "
                          f"{words.buckets}; train the generator again")
-    return {} if words.digest == own.digest else {field: _index_of_field(words, own, field) for field in FIELDS}
-
-
-def _index_of_field(words: Vocabulary, own: Vocabulary, field: str) -> np.ndarray:
-    known, found = words.entries(field), np.zeros(words.rows(field), np.int64)
-    found[: words.buckets + 1] = np.arange(words.buckets + 1)
-    found[known["index"].to_numpy()] = own.encode(field, known["id"])
-    return found
+    return {} if words.digest == own.digest else {field: own.translated(field, words) for field in FIELDS}
 
 
 def _digest(content: object) -> str:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SHORT = 8
+"""Rows up to this length are padded alike."""
+
 
 class Jagged:
     """Where the values of a jagged feature lie: conversions between jagged [N, ...] and padded [B, L, ...].
@@ -43,6 +46,12 @@ class Jagged:
         sums = values.new_zeros(self.pages, values.shape[1]).index_add(0, self.page, values)
         counts = self.mask.sum(1).clamp(min=1).to(values.dtype)
         return (sums / counts[:, None]).index_select(0, self.page)
+
+
+def of_one_length(lengths: Tensor) -> list[Tensor]:
+    """Places of the rows of about one length, group after group: padding all to the longest would cost several times as much."""
+    size = lengths.clamp(min=_SHORT).double().log2().ceil()
+    return [(size == one).nonzero().squeeze(1) for one in torch.unique(size)]
 
 
 class HashedDropout(nn.Module):

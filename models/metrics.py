@@ -88,6 +88,18 @@ def calibration_error(clicked: ArrayLike, probability: ArrayLike, weight: ArrayL
     return float(np.abs(sums[:, 1] - sums[:, 2]).sum() / sums[:, 0].sum())
 
 
+def bias(clicked: Floats, probability: Floats, weight: Floats) -> float:
+    """Expected clicks per click there was, minus 1; nan without a click.
+
+    Examples
+    --------
+    >>> bias(np.array([1.0, 0.0]), np.array([0.5, 0.25]), np.ones(2))
+    -0.25
+    """
+    clicks = float(weight @ clicked)
+    return float(weight @ probability) / clicks - 1 if clicks > 0 else float("nan")
+
+
 def calibration_bins(probability: Floats, weight: Floats, bins: int = BINS) -> Ints:
     """[N] int64, the bin of each row. Bins hold about equally many counted rows; equal probabilities share a bin."""
     counted = np.sort(probability[weight > 0])

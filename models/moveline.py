@@ -8,14 +8,11 @@ from torch import Tensor, nn
 
 from feature_store.batch import VISIT_DENSE
 from models.attention import CausalEncoder
-from models.layers import Jagged
+from models.layers import Jagged, of_one_length
 
 _TOKEN = ("moveline_item", "moveline_category", "moveline_scene", "moveline_action")
 PLACES = 256
 """Places before the cut that are told apart."""
-
-_SHORT = 8
-"""Walks up to this length are padded alike."""
 
 
 class TokenLayer(nn.Module):
@@ -69,9 +66,7 @@ class Walk(nn.Module):
         before = (length.index_select(0, line.page) - 1 - line.place).clamp(max=PLACES - 1)
         padded = line.pad(steps + self.place.index_select(0, before))
         key = row[:, None] * 4_099 + torch.arange(line.longest, device=row.device)
-        # Padding all rows to the longest would cost several times as much on real walks: rows of about one length go together.
-        group = length.clamp(min=_SHORT).double().log2().ceil()
-        rows = [(group == size).nonzero().squeeze(1) for size in torch.unique(group).tolist()]
+        rows = of_one_length(length)
         parts = [self._encoded(padded, key, chosen, max(int(length[chosen].max()), 1)) for chosen in rows]
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(rows)))
 

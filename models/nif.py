@@ -153,8 +153,8 @@ class Nif(Model):
 
     def terms(self, output: Flows, batch: FlowBatch) -> Terms:
         """InfoNCE, diversity and velocity."""
-        config, steps = self.config, self._futures(batch)[1]
-        parts = [(1.0, self._contrast(output, batch))]
+        config, steps, others = self.config, self._futures(batch)[1], self._negatives(output, batch)
+        parts = [(1.0, self._contrast(output, batch, others))]
         if config.diversity:
             spread = (sphere_diversity(output.base, output.flow, batch.weight) if config.form == "sphere"
                       else flat_diversity(output.flow, batch.weight, config.diversity_margin))
@@ -166,12 +166,12 @@ class Nif(Model):
             matched = config.velocity_mode == "matched"
             parts.append((config.velocity, flat_velocity(output.flow, output.target, steps, batch.weight, matched)))
         if config.history:
-            parts.append((1.0, self._history(output, batch)))
+            parts.append((1.0, self._history(output, batch, others)))
         return combined(*parts)
 
     def validation_terms(self, output: Flows, batch: FlowBatch) -> Terms:
         """InfoNCE alone."""
-        return combined((1.0, self._contrast(output, batch)))
+        return combined((1.0, self._contrast(output, batch, self._negatives(output, batch))))
 
     @staticmethod
     def logits(output: Flows) -> Tensor:
@@ -224,15 +224,14 @@ class Nif(Model):
         return Negatives(ids["future_item"].values().index_select(0, kept), batch.future_logq.index_select(0, kept), batch.user,
                          batch.part, output.negative, ids["negative_item"].values(), batch.negative_logq, walked)
 
-    def _contrast(self, output: Flows, batch: FlowBatch) -> Sum:
-        return info_nce(output.flow, output.target, self._futures(batch)[1], batch.weight, self._negatives(output, batch),
-                        self.config.temperature)
+    def _contrast(self, output: Flows, batch: FlowBatch, others: Negatives) -> Sum:
+        return info_nce(output.flow, output.target, self._futures(batch)[1], batch.weight, others, self.config.temperature)
 
-    def _history(self, output: Flows, batch: FlowBatch) -> Sum:
+    def _history(self, output: Flows, batch: FlowBatch, others: Negatives) -> Sum:
         item = batch.sparse["moveline_item"]
         before, token = self._foreseen(item)
         weight = batch.weight.index_select(0, token // Jagged(item.lengths()).longest)
-        return walk_nce(output.seen, token, before, weight, self._negatives(output, batch), self.config.temperature)
+        return walk_nce(output.seen, token, before, weight, others, self.config.temperature)
 
     def _ahead(self, ids: Mapping[str, JaggedTensor], vectors: Mapping[str, Tensor], visit_dense: Tensor,
                row: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from feature_store.batch import PageBatch
-
-_SHORT = 8
-"""Pages up to this length are padded alike."""
+from models.layers import of_one_length
 
 _PLACES, _SPREAD, _STEPS = 100_003, 0x9E3779B1, 0x85EBCA77
 T = TypeVar("T", Tensor, np.ndarray)
@@ -169,9 +167,9 @@ def _nothing(vectors: Tensor) -> Tensor:
 def _alike(lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pages of about one length, two items or more: their numbers [P], the items of each [P, L], and [P, L] which of them are."""
     first = torch.cumsum(lengths, 0) - lengths
-    size = lengths.clamp(min=_SHORT).double().log2().ceil().masked_fill(lengths < 2, 0.0)
-    for group in torch.unique(size[size > 0]):
-        pages = (size == group).nonzero().squeeze(1)
+    paired = (lengths >= 2).nonzero().squeeze(1)
+    for group in of_one_length(lengths[paired]):
+        pages = paired[group]
         slot = torch.arange(int(lengths[pages].max()), device=lengths.device)
         real = slot < lengths[pages][:, None]
         yield pages, (first[pages][:, None] + slot).where(real, 0), real

@@ -6,18 +6,16 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from feature_store.contracts import PAGES
 from feature_store.errors import ModelError
 from feature_store.home import lake_root
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
 from jobs.deploy import DECISION, DEPLOYED, canary, deploy, undeployed
 from models import ledger
 from models.artifact import Weights, load_artifact, save_artifact
 from models.ranker import Ranker
 from models.registry import Candidate, Registry, Version
-from tests.jobs.test_gate import DAYS, SOURCE, day_of_pages, made
+from tests.jobs.test_gate import DAYS, SOURCE, commit_pages, day_of_pages, home_at, made
 from tests.models.registered import candidate, example
 
 RECIPE = Recipe.model_validate({"name": "small", "source": SOURCE, "deploy": {"canary_share": 1.0}, "vocabulary_buckets": 4,
@@ -26,15 +24,9 @@ RECIPE = Recipe.model_validate({"name": "small", "source": SOURCE, "deploy": {"c
 
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
-    root = tmp_path_factory.mktemp("deploy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOVELINE_HOME", str(root))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("MOVELINE_LAKE", raising=False)
+    with home_at(tmp_path_factory.mktemp("deploy")) as root:
         found = Lake(lake_root("small"))
-        rows = day_of_pages(DAYS[0], 0, Ranker(made(root / "made", 1)))
-        found.table("pages").begin(DAYS[0]).commit(spark.createDataFrame(rows.to_pylist(), spark_schema(PAGES.schema)), counts={},
-                                                   inputs={}, arranged=True)
+        commit_pages(spark, found, DAYS[0], day_of_pages(DAYS[0], 0, Ranker(made(root / "made", 1))))
         yield found
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,13 +67,24 @@ def day_of_pages(ds: str, seed: int, best: Ranker, open_pages: int = 0) -> pa.Ta
     return pa.Table.from_pylist(rows, schema=PAGES.schema)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("gate")
+def commit_pages(spark: SparkSession, lake: Lake, ds: str, pages: pa.Table) -> None:
+    frame = spark.createDataFrame(pages.to_pylist(), spark_schema(PAGES.schema))
+    lake.table("pages").begin(ds).commit(frame, counts={}, inputs={}, arranged=True)
+
+
+@contextmanager
+def home_at(folder: Path) -> Iterator[Path]:
+    """A state folder of its own, with its registry and lakes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOVELINE_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("MOVELINE_LAKE", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with home_at(tmp_path_factory.mktemp("gate")) as folder:
         yield folder
 
 
@@ -86,9 +98,7 @@ def artifacts(root: Path) -> tuple[Path, Path]:
 def lake(root: Path, spark: SparkSession, artifacts: tuple[Path, Path]) -> Lake:
     found, best = Lake(lake_root("small")), Ranker(artifacts[0])
     for n, ds in enumerate(DAYS):
-        rows = day_of_pages(ds, n, best, open_pages=20 if n == 2 else 0)
-        frame = spark.createDataFrame(rows.to_pylist(), spark_schema(PAGES.schema))
-        found.table("pages").begin(ds).commit(frame, counts={}, inputs={"n": str(n)}, arranged=True)
+        commit_pages(spark, found, ds, day_of_pages(ds, n, best, open_pages=20 if n == 2 else 0))
     return found
 
 

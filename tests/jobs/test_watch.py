@@ -13,13 +13,12 @@ from feature_store.contracts import PAGES
 from feature_store.errors import ModelError, TableError
 from feature_store.home import lake_root
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
 from jobs import cli
 from jobs.watch import watch, watched
 from models.ranker import Ranker
 from models.registry import Candidate, Registry
-from tests.jobs.test_gate import DAYS, SOURCE, day_of_pages, made
+from tests.jobs.test_gate import DAYS, SOURCE, commit_pages, day_of_pages, home_at, made
 from tests.models.registered import example
 
 CONTENT = {"name": "small", "source": SOURCE, "vocabulary_buckets": 4, "models": {"din": {}, "item2vec": {}},
@@ -39,16 +38,11 @@ def strange(pages: pa.Table) -> pa.Table:
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """Two days of one kind, a third of another, and a champion."""
-    root = tmp_path_factory.mktemp("watch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOVELINE_HOME", str(root))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("MOVELINE_LAKE", raising=False)
+    with home_at(tmp_path_factory.mktemp("watch")) as root:
         found, folder = Lake(lake_root("small")), made(root / "made", 1)
         days = [day_of_pages(ds, n, Ranker(folder)) for n, ds in enumerate(DAYS)]
         for ds, pages in zip(DAYS, [*days[:2], strange(days[2])], strict=True):
-            frame = spark.createDataFrame(pages.to_pylist(), spark_schema(PAGES.schema))
-            found.table("pages").begin(ds).commit(frame, counts={}, inputs={}, arranged=True)
+            commit_pages(spark, found, ds, pages)
         registry = Registry()
         registry.set_alias(registry.register(Candidate("small-din", "small", folder, "f", example())))
         yield found
