@@ -38,8 +38,8 @@ GENERATOR = "generator"
 _ABOUT = "generator.json"
 _PAGES_AT_ONCE = 512
 _HISTORY = (*TOKEN_FEATURES, *VISIT_FEATURES)
-_CODE = ("feature_store.collate", "feature_store.encoding", "feature_store.folds", "feature_store.vocabulary", "models.attention", "models.embeddings", "models.generator",
-         "models.layers", "models.moveline", "models.nif")
+_CODE = ("feature_store.collate", "feature_store.encoding", "feature_store.folds", "feature_store.vocabulary", "models.attention",
+         "models.embeddings", "models.generator", "models.layers", "models.moveline", "models.nif")
 log = logging.getLogger("moveline.train")
 
 
