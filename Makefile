@@ -27,7 +27,7 @@ demo: env  ## simulate a log, run both graphs under a real Airflow, show the reg
 test: env  ## every test but the drills: Spark, TorchRec, Petastorm, MLflow, a real Airflow scheduler
 	@$(PYTEST) -m "not drill"
 
-drills: env  ## what happens when a job is killed, two write at once, or executors are processes of their own
+drills: env  ## what happens when a job is killed, data comes late, two write at once, or executors are processes of their own
 	@$(PYTEST) -m drill tests
 
 lint: env  ## ruff and mypy

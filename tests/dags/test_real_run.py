@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from jobs import inspect_lake, inspect_models, processes, services
 from models import ledger
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLES = ("events", "exposures", "movelines", "visits", "pages", "pairs", "flows", "vocabulary")
 
 
 def tiny(folder: Path) -> Path:
@@ -32,50 +35,68 @@ def tiny(folder: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A finished `moveline demo`: its state folder, its recipe, what it printed."""
+
+    home: Path
+    recipe: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    home = tmp_path_factory.mktemp("demo")
+    recipe = tiny(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOVELINE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves in it what an earlier test has used
+        done = moveline("demo", "--conf", str(recipe), "--plain")
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        yield Ran(home, recipe, done.stdout)
+
+
+def moveline(*arguments: str, **further: str) -> subprocess.CompletedProcess[str]:
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW__")}
+    return subprocess.run([sys.executable, "-m", "jobs.main", *arguments], cwd=ROOT, env=keep | further, capture_output=True,
+                          text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(tmp_path, monkeypatch):
-    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves in it what an earlier test has used
-    recipe = tiny(tmp_path)
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW__")}
-    done = subprocess.run([sys.executable, "-m", "jobs.main", "demo", "--conf", str(recipe), "--plain"], cwd=ROOT, env=keep,
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-
+def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(ran: Ran) -> None:
     # One Airflow run a day, each with its tables; training started once, by the asset, when its two days were there.
-    assert done.stdout.count("tables: success") == 2
-    assert done.stdout.count("publish: skipped") == 1 and done.stdout.count("publish: success") == 1
-    assert done.stdout.count("choose: success") == 1 and len(re.findall(r"train_model \S+: success", done.stdout)) == 1
+    assert ran.printed.count("tables: success") == 2
+    assert ran.printed.count("publish: skipped") == 1 and ran.printed.count("publish: success") == 1
+    assert ran.printed.count("choose: success") == 1 and len(re.findall(r"train_model \S+: success", ran.printed)) == 1
 
     lake = Lake(lake_root("tiny"))
     overview = {r["table"]: r for r in inspect_lake.overview(lake)}
-    for name in ("events", "exposures", "movelines", "visits", "pages", "pairs", "flows", "vocabulary"):
+    for name in TABLES:
         assert overview[name]["days"] == 2, name
-        assert name in done.stdout
+        assert name in ran.printed
     version, = inspect_models.versions()
     assert version["model"] == "tiny-din" and version["alias"] == "champion" and version["fingerprint"]
     assert {r["metric"] for r in inspect_models.beside_baselines(version)} >= {"auc", "log_loss"}
-    assert "popularity" in done.stdout and "moveline up" in done.stdout
+    assert "popularity" in ran.printed and "moveline up" in ran.printed
 
-    # The same days without Airflow, in one Spark session, are the same tables.
-    by_hand = {**keep, "MOVELINE_LAKE": str(tmp_path / "by_hand")}
-    subprocess.run([sys.executable, "-m", "jobs.main", "daily", "--conf", str(recipe)], cwd=ROOT, env=by_hand, check=True)
-    days = lake.table("events").days()
-    other = Lake(str(tmp_path / "by_hand" / "tiny"))
-    assert all(lake.table(name).digests(days) == other.table(name).digests(days) for name in overview if name != "rejects")
     only, = ledger.read(model="tiny-din")
     assert (only.action, only.to_version) == ("promote", 1) and ", train_models " in only.by
     assert version["tags"]["gate.mode"] == "dry_run"
 
-    assert processes.marked(str(tmp_path)) == [] and services.running() is None
-    assert not (tmp_path / "services.json").exists()
-    again = subprocess.run(
-        [sys.executable, "-m", "jobs.main", "untrained", "--conf", str(recipe), "--fingerprint", version["fingerprint"], "--json"],
-        cwd=ROOT,
-        env=keep,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    assert processes.marked(str(ran.home)) == [] and services.running() is None
+    assert not (ran.home / "services.json").exists()
+    again = moveline("untrained", "--conf", str(ran.recipe), "--fingerprint", version["fingerprint"], "--json")
     assert json.loads(again.stdout) == []
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(1200)
+def test_the_same_days_without_airflow_in_one_spark_session_are_the_same_tables(ran: Ran) -> None:
+    done = moveline("daily", "--conf", str(ran.recipe), MOVELINE_LAKE=str(ran.home / "by_hand"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    lake, other = Lake(lake_root("tiny")), Lake(str(ran.home / "by_hand" / "tiny"))
+    days = lake.table("events").days()
+    for name in (*TABLES, "pair_counts"):
+        assert lake.table(name).digests(days) == other.table(name).digests(days), name

@@ -51,6 +51,7 @@ def digests(lake: Lake, names: list[str]) -> dict[tuple[str, str], str]:
     return {(name, ds): lake.table(name).digests([ds])[ds] for name in names for ds in (ONE, TWO)}
 
 
+@pytest.mark.drill
 def test_a_late_correction_reaches_later_pages_and_never_those_before_it(
         spark: SparkSession, tmp_path: Path, data: Path) -> None:
     path = with_op(tmp_path)

@@ -176,6 +176,7 @@ def test_a_log_without_exposures_has_no_pages_and_an_empty_day_none(spark: Spark
     assert (result.rows, result.counts) == (0, {"in": 0, "out": 0, "merged": 0})
 
 
+@pytest.mark.drill
 def test_late_behaviour_does_not_rewrite_old_pages_but_a_row_known_that_day_does(spark: SparkSession, lake: Lake) -> None:
     log = random_log(4, pages=20)
     fill(spark, lake, log)

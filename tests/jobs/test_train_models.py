@@ -150,6 +150,7 @@ def warm_recipe(conf: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.drill
 def test_a_warm_start_goes_on_from_the_champion_with_a_grown_vocabulary_and_two_processes(
         conf: Path, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs import train as jobs_train
