@@ -43,6 +43,7 @@ class EncodedSet:
     table_rows : embedding table -> rows it needs at least; every index is below. vocabulary : digest of the vocabulary used.
     table, version, days : the lake table read, its version, and the days. counts : rows in, out, and excluded by name.
     first_time, last_time : unix microseconds of the first cut, and of the last cut (of flows: of the last future); 0 without rows.
+    pool_digest : start of the SHA-256 of the pool of future items; empty without one.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class EncodedSet:
     counts: Mapping[str, int] = field(default_factory=dict)
     first_time: int = 0
     last_time: int = 0
+    pool_digest: str = ""
 
     @property
     def rows(self) -> int:
@@ -92,9 +94,10 @@ class EncodedSet:
 
     def verify(self) -> None:
         """Compare every file with the manifest. Raises TableError naming the first that is missing or changed."""
-        for f in self.files:
-            path = Path(self.folder) / f.name
-            if not path.is_file() or (path.stat().st_size, file_digest(path)) != (f.bytes, f.digest):
+        wanted = {f.name: f.digest for f in self.files} | ({POOL: self.pool_digest} if self.pool_digest else {})
+        for name, digest in wanted.items():
+            path = Path(self.folder) / name
+            if not path.is_file() or file_digest(path) != digest:
                 raise TableError(f"{path}: missing or changed since it was encoded; delete {self.folder} and encode again")
 
     def save(self) -> None:

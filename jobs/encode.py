@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +274,7 @@ def _finish(plan: _Plan, window: Window, source: Table, version: int, stats: lis
         min((s["first"] for s in taken), default=0), max((s["last"] for s in taken), default=0))
     if plan.kind == "flows":
         Pool.of(made.paths).save(made.pool)
+        made = replace(made, pool_digest=file_digest(Path(made.pool)))
     made.save()
 
 

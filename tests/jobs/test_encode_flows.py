@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from feature_store.encoded_set import EncodedSet
 from feature_store.encoding import encode_flows
+from feature_store.errors import TableError
 from feature_store.folds import fold_of
 from feature_store.negatives import Pool
 from feature_store.recipe import Recipe
@@ -93,6 +94,12 @@ def test_rows_are_those_of_the_encoder_and_the_pool_counts_the_futures(spark: Sp
     assert sets["train"].items == sum(len(r["future_item"]) for r in rows)
     pool = Pool.load(sets["train"].pool)
     assert dict(zip(pool.item.tolist(), pool.count.tolist(), strict=True)) == Counter(i for r in rows for i in r["future_item"])
+    path = Path(sets["train"].pool)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b" ")
+    with pytest.raises(TableError, match=r"pool\.parquet: missing or changed since it was encoded"):
+        sets["train"].verify()
+    path.write_bytes(whole)
 
 
 def test_each_fold_has_a_generator_that_never_saw_its_users(spark: SparkSession, made: tuple[Lake, pa.Table]) -> None:
