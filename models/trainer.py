@@ -39,7 +39,7 @@ class Progress:
     epoch: int = 0
     step_of_epoch: int = 0
     best_epoch: int = -1
-    best_loss: float = math.inf
+    best: float = math.inf
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -71,7 +71,10 @@ class Trainer:
         self.best: Weights | None = None
 
     def weights(self) -> Weights:
-        """Whole tensors of the best epoch so far, else the current ones; the same on every rank. Every rank must call it."""
+        """Whole tensors of the best epoch so far, else the current ones; the same on every rank. Every rank must call it.
+
+        The best epoch has the highest validation AUC or, where there are no labels, the lowest validation loss.
+        """
         return self.best if self.best is not None else self._current()
 
     def fit(self, resume: bool = True, stop_after: int | None = None) -> list[dict[str, Any]]:
@@ -149,8 +152,10 @@ class Trainer:
         if self.validate is not None:
             found = self.evaluate(self.validate)
             p.history[-1].update({f"validate_{name}": value for name, value in found.items()})
-            if found["loss"] < p.best_loss:
-                p.best_loss, p.best_epoch, self.best = found["loss"], p.epoch, self._current()
+            # What ranks is compared by how it ranks: at an epoch's end the loss also wavers with the level of all scores.
+            figure = -found["auc"] if "auc" in found else found["loss"]
+            if figure < p.best:
+                p.best, p.best_epoch, self.best = figure, p.epoch, self._current()
         p.epoch, p.step_of_epoch = p.epoch + 1, 0
         self._checkpoint()
 
