@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ ROWS_A_GROUP = 8_000
 """As many bytes as `PAGES_A_GROUP` encoded pages, with their 31 columns, have."""
 PAGES_A_GROUP = 2_000
 FILES = 4
+LEAST = 0.85
+"""The share of a raw scan that the loader must reach."""
 
 
 def write(folder: Path, rows: int, seed: int = 0) -> list[str]:
@@ -135,6 +138,8 @@ def main() -> None:
         print(f"{name:10s} {speed:12,.0f} pages/s" + (f"   {ratios[name]:.2f} of its raw scan" if name in ratios else ""))
     print(json.dumps({"rows": given.rows, "workers": workers, "rounds": given.rounds, **{k: round(v) for k, v in best.items()},
                       "ratios": ratios}))
+    if ratios[loader.__name__] < LEAST:
+        sys.exit(f"the loader reaches {ratios[loader.__name__]:.2f} of the raw scan; it should be {LEAST}")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ class Source:
             if len(step.explode) > 1:
                 raise ConfigError(f"{at}.explode: one array a step; use arrays_zip, or one more step")
             for column, text in step.explode.items():
-                frame = checked(frame, text, f"{at}.explode.{column}", lambda f, e, c=column: f.withColumn(c, F.explode(e)))  # type: ignore[misc]
+                frame = checked(frame, text, f"{at}.explode.{column}", lambda f, e, c=column: f.withColumn(c, _elements(e)))  # type: ignore[misc]
         return _grouped(frame, view, place) if view.group_by or view.aggregate else frame
 
     def _mapped(self, table: str, number: int, mapping: Mapping, any_day: bool,
@@ -223,6 +223,11 @@ def _reason(error: PySparkException, frame: DataFrame) -> str:
         missing = (error.getMessageParameters() or {}).get("objectName", "?")
         return f"there is no column {missing}; the columns are {_listed(frame)}"
     return short_reason(error)
+
+
+def _elements(array: Column) -> Column:
+    # No array at all is not an empty one: its row stays, without an element, and is refused by name where one is needed.
+    return F.explode(F.coalesce(array, F.array(F.lit(None))))
 
 
 def _grouped(frame: DataFrame, view: View, place: str) -> DataFrame:

@@ -35,17 +35,18 @@ def tables(
     Examples: `moveline tables`, `moveline tables pages`, `moveline tables rejects --ds 2026-05-01`, `moveline tables triggers`
     """
     from jobs import inspect_lake
+    from jobs.run_job import days_asked
 
     recipe = load_recipe(conf)
     lake = _lake(recipe)
+    days = days_asked(recipe, ds) if ds else None
     if name in ("rejects", "triggers"):
-        from jobs.run_job import days_asked
         from jobs.triggers import trigger_shares
 
         count = inspect_lake.reject_reasons if name == "rejects" else trigger_shares
-        rows: list[dict[str, Any]] = count(lake, days_asked(recipe, ds) if ds else None)
+        rows: list[dict[str, Any]] = count(lake, days)
     else:
-        rows = inspect_lake.days_of(lake, name, ds or None) if name else inspect_lake.overview(lake)
+        rows = inspect_lake.days_of(lake, name, days) if name else inspect_lake.overview(lake)
     if as_json:
         say_json(rows)
     elif rows:

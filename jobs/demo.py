@@ -131,10 +131,13 @@ def _report(recipe: Recipe, conf: Path, data: str, seconds: float) -> None:
     elif recipe.models:
         log = services.log_file("scheduler")
         raise MovelineError(f"{recipe.name}: the graphs ended without a registered model; see `moveline models` and {log}")
+    else:
+        out.print(f"{conf} names no `models`, so nothing was trained; `models: {{din: {{}}}}` trains one that ranks.")
     again = f"--conf {conf}" + (f" --data {data}" if data else "")
     out.print(f"Took {seconds:.0f} s. Nothing is running any more. Look further:")
     for command, why in (
-        (f"moveline up {again}", "start Airflow and MLflow again and click through their pages"),
+        (f"moveline up {again}",
+         f"start Airflow (http://127.0.0.1:{services.AIRFLOW_PORT}) and MLflow (http://127.0.0.1:{services.MLFLOW_PORT}) again"),
         (
             f"moveline tables --conf {conf}",
             "days, rows and versions of the tables; `moveline tables rejects`: what was refused, why",

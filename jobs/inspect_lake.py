@@ -1,7 +1,7 @@
 """What a lake holds, as plain rows: for the command line and the end of the demo."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,10 +51,9 @@ def overview(lake: Lake) -> list[dict[str, Any]]:
     return rows
 
 
-def days_of(lake: Lake, name: str, ds: str | None) -> list[dict[str, Any]]:
-    """One row a day of one table."""
-    first, _, last = (ds or "").partition("..")
-    known = [c for c in commits(lake.table(name)) if not ds or first <= c.ds <= (last or first)]
+def days_of(lake: Lake, name: str, days: Collection[str] | None) -> list[dict[str, Any]]:
+    """One row a day of one table, of some days or (None) of all."""
+    known = [c for c in commits(lake.table(name)) if days is None or c.ds in days]
     return [{"ds": c.ds, **_sums([c]), "version": c.version, "digest": c.digest[:12], "code": c.revision} for c in known]
 
 

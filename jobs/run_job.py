@@ -84,8 +84,7 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
             for result in _built(job, spark, recipe, lake, day, folder, conf):
                 results.append(result)
                 say(line(result))
-        if job == "daily":
-            _clean(lake, say)
+        _clean(lake, say)
     finally:
         spark.stop()
     return results

@@ -18,6 +18,7 @@ from feature_store.collate import page_batch
 from feature_store.encoding import ENCODED_PAIRS, encode_pages
 from feature_store.errors import TableError
 from feature_store.loader import PageStream, PairStream
+from feature_store.row_groups import read_tables
 from tests.feature_store.encoded_pages import random_pages, vocabulary
 
 WORDS = vocabulary()
@@ -146,10 +147,18 @@ def test_a_rank_without_any_row_group_takes_the_same_steps(tmp_path: Path) -> No
     assert all(b.row.tolist() == [-1] and b.weight.tolist() == [0.0] and b.items == 1 for b in dry)
 
 
-@pytest.mark.parametrize("readers", [1, 2, 4])
-def test_no_row_is_lost_or_doubled_in_fifty_passes_with_one_two_and_four_readers(tmp_path: Path, readers: int) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_no_row_is_lost_or_doubled_in_fifty_passes_with_one_two_and_four_reading_threads(tmp_path: Path, workers: int) -> None:
     files, encoded = write(tmp_path, [[3, 2, 4], [1] * 2, [5, 5, 5, 1]])
-    read = stream(files, shards=readers)
+    for epoch in range(50):
+        rows = pa.concat_tables(read_tables(files, ["row"], seed=epoch, workers=workers))["row"].to_pylist()
+        assert sorted(rows) == list(range(len(encoded)))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_no_row_is_lost_or_doubled_in_fifty_passes_over_one_two_and_four_shards(tmp_path: Path, shards: int) -> None:
+    files, encoded = write(tmp_path, [[3, 2, 4], [1] * 2, [5, 5, 5, 1]])
+    read = stream(files, shards=shards)
     for epoch in range(50):
         rows = torch.cat([batch.row for batch in read.epoch(epoch)])
         assert rows[rows >= 0].sort().values.tolist() == list(range(len(encoded)))

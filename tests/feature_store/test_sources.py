@@ -65,6 +65,17 @@ def test_views_add_filter_explode_group_and_look_over_windows(spark: SparkSessio
     assert sorted(r.place for r in found._frame("walk", "x").collect()) == [0, 0, 0, 1]
 
 
+def test_a_row_without_an_array_stays_without_an_element_and_an_empty_array_goes(spark: SparkSession, folder: Path) -> None:
+    views = {"shown": {"from": "log", "steps": [
+        {"explode": {"thing": "transform(shown, (x, i) -> struct(i as place, x as item))"}}]}}
+    rows = spark.createDataFrame([("a", ["x", "y"]), ("b", []), ("c", None)], "who string, shown array<string>")
+    found = source(spark, folder, recipe(views=views))
+    found._frames["log"] = rows
+    kept = found._frame("shown", "x").select("who", "thing.place", "thing.item").collect()
+    assert sorted(tuple(r) for r in kept if r.who == "a") == [("a", 0, "x"), ("a", 1, "y")]
+    assert [tuple(r) for r in kept if r.who != "a"] == [("c", None, None)]
+
+
 def test_late_folders_are_read_too_and_a_missing_one_is_not_an_error(spark: SparkSession, folder: Path) -> None:
     content = recipe({"log": {"path": "by_day/ds={ds}", "late_days": 2}})
     found = source(spark, folder, content)

@@ -37,6 +37,6 @@ def trivago(spark: SparkSession, real_data: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def ebnerd(spark: SparkSession, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    # All days with pages; the recipe builds the last five whole ones of them.
+    # All days with pages.
     days = [*(f"2023-02-{d}" for d in range(23, 29)), "2023-03-01", "2023-03-02"]
     return ingested(spark, "ebnerd", real_data, tmp_path_factory.mktemp("ebnerd"), days)
