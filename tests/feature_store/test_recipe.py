@@ -69,7 +69,7 @@ def read(folder: Path, content: bytes) -> None:
         load_recipe(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(WORDS | st.text(max_size=8), max_size=12), raw=st.binary(max_size=40))
 def test_any_text_is_a_recipe_or_a_message(tmp_path: Path, parts: list[str], raw: bytes) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
@@ -77,7 +77,7 @@ def test_any_text_is_a_recipe_or_a_message(tmp_path: Path, parts: list[str], raw
     read(tmp_path, (BASE + "".join(parts)).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(sorted(Recipe.model_fields)), own=NESTED, inner=st.text(max_size=12))
 def test_any_value_under_any_key_is_a_recipe_or_a_message(tmp_path: Path, key: str, own: object, inner: str) -> None:
     base = {"name": "base", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]}}

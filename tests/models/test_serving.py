@@ -86,7 +86,7 @@ def models(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {"pages": deployed(folder), "pairs": deployed(artifact(tmp_path_factory.mktemp("pairs"), "item2vec"))}
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reads=st.sampled_from(["pages", "pairs"]), changes=st.lists(st.tuples(st.integers(0, 40), CELLS), max_size=3),
        count=st.integers(0, 3))
 def test_any_input_is_scored_or_refused_in_words(
