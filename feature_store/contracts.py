@@ -258,9 +258,21 @@ SCORES = Contract(
     partition=("ds", "model", "model_version"),
 )
 
+RETRIEVED = Contract(
+    name="retrieved",
+    row="one user, and the items that a registered version expects of them next, the best first",
+    schema=pa.schema([
+        _must("user_id", TEXT), _must("cut_time", TIME), _many("item_id", TEXT), _many("score", REAL), _must("model", TEXT),
+        _must("model_version", TEXT), _must("ds", TEXT),
+    ]),
+    key=("user_id",),
+    sort=("user_id",),
+    partition=("ds", "model", "model_version"),
+)
+
 CONTRACTS = {c.name: c for c in (
     EVENTS, EXPOSURES, CLICKS, ITEMS, USERS, REJECTS, MOVELINES, VISITS, PAGES, PAGES_AT_CLICK, PAIRS, PAIR_COUNTS, FLOWS,
-    VOCABULARY, SCORES,
+    VOCABULARY, SCORES, RETRIEVED,
 )}
 """Every contract by table name."""
 

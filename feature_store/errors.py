@@ -1,8 +1,26 @@
 """Errors a user can act on. The command line prints their text alone, without a stack trace, and exits non-zero."""
 
+import re
+
+_NO_ROOM = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+
+
+def without_password(text: str) -> str:
+    """A text in which no address carries a user and password any more.
+
+    Examples
+    --------
+    >>> without_password("MLflow at postgresql://me:secret@db:5432/mlflow cannot be used")
+    'MLflow at postgresql://db:5432/mlflow cannot be used'
+    """
+    return re.sub(r"://[^/@\s]*@", "://", text)
+
 
 class MovelineError(Exception):
-    """Something the user can mend: the message names the thing and the fix."""
+    """Something the user can mend: the message names the thing and the fix, and carries no password."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_password(str(message)))
 
 
 class ConfigError(MovelineError):
@@ -23,3 +41,22 @@ class ConflictError(MovelineError):
 
 class ModelError(MovelineError):
     """An unknown model name, or a model that cannot be built, trained or loaded as asked."""
+
+
+def full_disk(error: BaseException) -> str:
+    """What to do when a full disk is what an error, or one that led to it, is about; "" when it is not.
+
+    Examples
+    --------
+    >>> full_disk(OSError(28, "No space left on device"))
+    'the disk is full: free some of it (`moveline doctor` says where it lies) and run it again; nothing half-written is visible'
+    """
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        if any(text in str(at) for text in _NO_ROOM):
+            return ("the disk is full: free some of it (`moveline doctor` says where it lies) and run it again; nothing "
+                    "half-written is visible")
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return ""

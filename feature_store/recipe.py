@@ -175,6 +175,14 @@ class Watch(Strict):
     max_stability: float = Field(0.25, gt=0, description="stability index of scores and main columns, against the day before")
 
 
+class Upkeep(Strict):
+    """What the weekly upkeep keeps. Versions of tables that a registered model names are kept in any case."""
+
+    version_days: int = Field(7, ge=0, description="a version of a table can be read for so long after it was replaced")
+    checkpoint_days: int = Field(14, ge=0, description="a training run that was not touched for so long does not go on")
+    small_mb: int = Field(32, ge=1, description="a day whose files are smaller on average is written again in fewer")
+
+
 class Days(Strict):
     """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
@@ -209,6 +217,7 @@ class Recipe(Strict):
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
     watch: Watch = Watch()
+    upkeep: Upkeep = Upkeep()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 
@@ -253,6 +262,10 @@ def load_recipe(path: str | Path) -> Recipe:
         raise ConfigError(f"{path}: {key}: {first['msg']}") from error
 
 
+_UNREADABLE = (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What reading YAML raises: for a value that is not what its tag says, or too deep a nesting, no error of YAML's own."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, of which the first would be lost."""
 
@@ -272,13 +285,13 @@ def _sections(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such recipe; the ones that come with moveline are conf/*.yaml")
     try:
         content = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with the keys `name` and `source`")
     other = content.pop("extends", None)
     if other is None:
         return content
-    if not isinstance(other, str):
+    if not isinstance(other, str) or "\0" in other:
         raise ConfigError(f"{path}: extends: names another recipe's file, such as simulated.yaml")
     return _sections(path.parent / other, (*before, path.resolve())) | content

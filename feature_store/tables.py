@@ -7,10 +7,11 @@ one day one wins and the other gets a `ConflictError`, on a first write as well 
 
 import hashlib
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType
 
 from feature_store.contracts import CONTRACTS, Contract
-from feature_store.errors import ConflictError, TableError
+from feature_store.errors import ConflictError, TableError, full_disk
 from feature_store.revision import code_revision
 from feature_store.session import spark_schema
 
 _KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 _ATTEMPTS = 6
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
@@ -109,6 +111,20 @@ class DayWriter:
             return previous
         return self._publish(written, commit)
 
+    def rewrite(self, frame: DataFrame) -> DayCommit:
+        """Write the rows that the day has in other files; all that its newest commit says of them stays.
+
+        Raises
+        ------
+        TableError : the day was never written, or these are not its rows. ConflictError : as `commit`.
+        """
+        before = self.table.day(self.partition, self._delta)
+        written = self._write(self._checked(frame, arranged=True))
+        if before is None or written.digest != before.digest:
+            raise TableError(f"table {self.table.contract.name}, {self._app}: what was read is not what its newest commit wrote; "
+                             "nothing was changed, build the day again")
+        return self._publish(written, replace(before, written_at=time.time()))
+
     def _checked(self, frame: DataFrame, arranged: bool) -> DataFrame:
         contract = self.table.contract
         missing = [c for c in contract.columns if c not in frame.columns]
@@ -169,6 +185,8 @@ class DayWriter:
                     post_commithook_properties=_HOOKS)
                 return
             except (CommitFailedError, DeltaError) as error:
+                if full := full_disk(error):
+                    raise TableError(f"table {self.table.contract.name}, {self._app}: {full}") from error
                 reason = str(error).splitlines()[0]
                 time.sleep(0.05 * 2**attempt)
         raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
@@ -214,7 +232,15 @@ class Table:
         return self.open().version()
 
     def begin(self, ds: str, **partition: str) -> DayWriter:
-        """Start replacing a day (and, for a table with more partition columns, their values)."""
+        """Start replacing a day (and, for a table with more partition columns, their values).
+
+        Raises
+        ------
+        TableError : a value is no name of a folder: it could lead out of the table's.
+        """
+        if wrong := [v for v in (ds, *partition.values()) if not _FOLDER.fullmatch(v)]:
+            raise TableError(f"table {self.contract.name}: {wrong[0]!r} cannot be a day or another value of a partition, which "
+                             "have only letters, digits, '_', '-' and '.'")
         if not self.exists():
             self._create()
         return DayWriter(self, {"ds": ds, **partition}, self.open())

@@ -23,7 +23,7 @@ def airflow_home() -> Path:
 
 
 def password_file() -> Path:
-    """Where Airflow's simple auth manager writes the password of `admin`."""
+    """Where Airflow's simple auth manager has the password of `admin`."""
     return airflow_home() / "simple_auth_manager_passwords.json.generated"
 
 
@@ -36,6 +36,7 @@ def service_env(conf: Path, data: str, airflow_port: int) -> dict[str, str]:
     airflow_port : port of the web page and of the API that tasks report to.
     """
     url = f"http://127.0.0.1:{airflow_port}"
+    _login()
     env = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW__")}
     env.update(_airflow(url, airflow_port), **_jobs(conf, data))
     return env
@@ -83,7 +84,9 @@ def _jobs(conf: Path, data: str) -> dict[str, str]:
         MARK: str(home()), "MOVELINE_HOME": str(home()), "MOVELINE_CONF": str(conf.absolute()), "MOVELINE_PYTHON": python,
         "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python, "PATH": os.pathsep.join([beside, os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(p for p in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if p),
-        "MLFLOW_TRACKING_URI": tracking_uri(), "PYTHONUNBUFFERED": "1", "SPARK_LOCAL_IP": "127.0.0.1",
+        # The server takes it from the environment: a command line, and so a password in it, can be seen by all.
+        "MLFLOW_TRACKING_URI": tracking_uri(), "MLFLOW_BACKEND_STORE_URI": tracking_uri(), "PYTHONUNBUFFERED": "1",
+        "SPARK_LOCAL_IP": "127.0.0.1",
         # Without it a process that renames itself (Airflow's do) overwrites the environment by which we find it again.
         "SPT_NOENV": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -96,10 +99,23 @@ def _secret(name: str) -> str:
     """A random secret, made once and readable by the owner alone."""
     path = airflow_home() / f".{name}_secret"
     if not path.is_file():
-        airflow_home().mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
+        _write_private(path, secrets.token_hex(32))
     return path.read_text()
+
+
+def _login() -> None:
+    """The password of `admin`, made once. One that Airflow made itself would be in its log, and in a file that all may read."""
+    path = password_file()
+    if path.is_file():
+        path.chmod(0o600)
+    else:
+        _write_private(path, json.dumps({"admin": secrets.token_urlsafe(16)}))
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
 def commands(mlflow_port: int) -> dict[str, list[str]]:
@@ -108,7 +124,7 @@ def commands(mlflow_port: int) -> dict[str, list[str]]:
     mlflow = [shutil.which("mlflow", path=str(Path(sys.executable).parent)) or "mlflow", "server"]
     artifacts = (home() / "artifacts").as_uri()
     return {
-        "mlflow": [*mlflow, "--backend-store-uri", tracking_uri(), "--default-artifact-root", artifacts, "--no-serve-artifacts",
+        "mlflow": [*mlflow, "--default-artifact-root", artifacts, "--no-serve-artifacts",
                    "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"],
         "api-server": [*airflow, "api-server"],
         "scheduler": [*airflow, "scheduler", "--skip-serve-logs"],

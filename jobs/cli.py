@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from feature_store.errors import MovelineError
+from feature_store.errors import MovelineError, full_disk, without_password
 from feature_store.home import home
 
 app = typer.Typer(
@@ -133,10 +133,13 @@ def _unexpected(error: Exception) -> int:
         typer.echo(f"error: {error.format_message()} (see `moveline --help`, `moveline COMMAND --help`)", err=True)
         return 2
     job = next((a for a in sys.argv[1:] if not a.startswith("-")), "moveline")
+    if full := full_disk(error):
+        typer.echo(f"error: {job}: {full}", err=True)
+        return 1
     path = home() / "logs" / f"error-{job}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc())
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    path.write_text(without_password(traceback.format_exc()))
+    first = (without_password(str(error)).strip() or type(error).__name__).splitlines()[0][:300]
     typer.echo(f"error: {job} failed unexpectedly: {type(error).__name__}: {first}; the whole trace is in {path}", err=True)
     return 1
 

@@ -1,4 +1,4 @@
-"""`moveline gate | promote | rollback | history | score | deploy | watch | doctor`: which version is used, and how it does."""
+"""`moveline gate | promote | rollback | history | score | retrieve | deploy | watch | upkeep | doctor`: versions in use."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (gate, promote, rollback, history, score, deploy, watch, doctor):
+    for command in (gate, promote, rollback, history, score, retrieve, deploy, watch, upkeep, doctor):
         app.command(rich_help_panel=PANEL)(command)
     app.command(hidden=True)(undeployed)
 
@@ -115,6 +115,27 @@ def score(model: Model, which: Annotated[str, typer.Option("--version", help="A 
         say_json({"version": version.uri, "days": done})
 
 
+def retrieve(model: Model, which: Annotated[str, typer.Option("--version", help="A number, or an alias.")] = "champion",
+             conf: Conf = DEFAULT_CONF, ds: Day = "", top: Annotated[int, typer.Option("--top", min=1, help="Items a user.")] = 100,
+             as_json: Json = False) -> None:
+    """The items that `nif` or `item2vec` expects next of every user of a day (the newest, without `--ds`): table `retrieved`.
+
+    Example: `moveline retrieve nif --top 200 --ds 2026-05-01`
+    """
+    from jobs.promote import version_of
+    from jobs.retrieve import run_retrieve
+    from jobs.run_job import line
+    from models.registry import Registry
+
+    recipe, registry = load_recipe(conf), Registry()
+    version = version_of(recipe, model, which, registry)
+    done = run_retrieve(recipe, ds or None, version, registry, top)
+    if as_json:
+        say_json({"version": version.uri, **vars(done)})
+    else:
+        say(f"{version.uri} {line(done)}")
+
+
 def deploy(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:
     """Put the champion to use (alias `deployed`), when its scores of a slice of users look like those of the version in use.
 
@@ -174,6 +195,30 @@ def watch(model: Annotated[str, typer.Argument(help="Empty: every model that ran
             or "no champion ranks pages" if not wrong else "")
     if wrong:
         raise ModelError(" | ".join(wrong))
+
+
+def upkeep(conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
+    """Bring small files together, delete versions of tables that nobody can ask for any more, and training runs that were given up.
+
+    What registered models were trained on stays.
+
+    Example: `moveline upkeep --conf conf/simulated.yaml`
+    """
+    from feature_store.home import lake_root
+    from feature_store.session import spark_session
+    from feature_store.tables import Lake
+    from jobs.upkeep import upkeep as run
+
+    recipe = load_recipe(conf)
+    spark = spark_session(f"moveline upkeep {recipe.name}")
+    try:
+        done = run(spark, recipe, Lake(lake_root(recipe.name)))
+    finally:
+        spark.stop()
+    if as_json:
+        say_json(vars(done))
+    else:
+        say(f"{recipe.name}: {done}")
 
 
 def doctor(as_json: Json = False) -> None:

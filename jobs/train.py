@@ -177,8 +177,17 @@ def launch(spec: Spec, processes: int, launcher: Launcher) -> None:
         with _importable():
             _by_spark(path, processes) if launcher == "spark" else _by_torchrun(path, processes)
     except Exception as error:
-        text = (out / _ERROR).read_text() if (out / _ERROR).is_file() else f"model {spec.model}: {processes} processes: {error}"
-        raise ModelError(text) from error
+        raise ModelError(_why(spec, processes, error)) from error
+
+
+def _why(spec: Spec, processes: int, error: Exception) -> str:
+    """What a rank raised, else that one ended without a word: it was killed, or could not start."""
+    path = Path(spec.out) / _ERROR
+    if path.is_file():
+        return path.read_text()
+    reason = f"exit code {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else str(error).splitlines()[0]
+    return (f"model {spec.model}: one of its {processes} processes ended ({reason}); run it again, it goes on from its newest "
+            "checkpoint")
 
 
 def _by_torchrun(path: Path, processes: int) -> None:

@@ -1,9 +1,10 @@
 """A daily look at the champion: how good it was on a day's pages, and how far the day is from the one before.
 
 The numbers are metrics of the version, with the day as their step, so that MLflow draws them over time; a limit that is passed is
-an error, and so a failed task.
+an error, and so a failed task. A page with plots of the last 30 days lies beside them, as `watch.html` of the version's run.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -25,8 +26,11 @@ from models.kinds import READS
 from models.metrics import Floats
 from models.ranker import Ranker
 from models.registry import Registry
+from models.watch_page import beyond, watch_page
 
 BINS = 10
+PAGE, PAGE_TAG = "watch.html", "watch.page"
+"""The page of the last days, among the artifacts of the version's run, and the tag of the version that says where it is."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,12 @@ def watch(recipe: Recipe, lake: Lake, model: str, ds: str | None = None, registr
     today = seen(lake, day, ranker)
     before = seen(lake, built[built.index(day) - 1], ranker) if built.index(day) else None
     numbers = found(today, before)
-    registry.log_metrics(champion, {f"watch.{key}": value for key, value in numbers.items()}, day=date.fromisoformat(day))
+    when = date.fromisoformat(day)
+    registry.log_metrics(champion, {f"watch.{key}": value for key, value in numbers.items()}, day=when)
+    registry.tag(champion, {PAGE_TAG: registry.log_page(champion, PAGE, drawn(name, registry, when, recipe.watch))})
     wrong = passed(numbers, recipe.watch)
     if wrong:
-        raise ModelError(f"{champion.uri} on {day}: {'; '.join(wrong)}; the metrics watch.* of the version show its days")
+        raise ModelError(f"{champion.uri} on {day}: {'; '.join(wrong)}; its page watch.html shows the last days")
     return numbers
 
 
@@ -130,8 +136,17 @@ def passed(numbers: dict[str, float], limits: Watch) -> list[str]:
     >>> passed({"gauc": 0.4, "unknown": 0.1, "stability.price": 0.3}, Watch())
     ['gauc is 0.4000, the limit 0.5', 'stability.price is 0.3000, the limit 0.25']
     """
-    most = {"calibration_error": limits.max_calibration_error, "unknown": limits.max_unknown}
-    most |= {key: limits.max_stability for key in numbers if key.startswith("stability.")}
-    wrong = [f"gauc is {numbers['gauc']:.4f}, the limit {limits.min_gauc:g}"] if numbers.get("gauc", 1.0) < limits.min_gauc else []
-    return wrong + [f"{key} is {numbers[key]:.4f}, the limit {limit:g}" for key, limit in most.items()
-                    if numbers.get(key, 0.0) > limit]
+    return [f"{key} is {numbers[key]:.4f}, the limit {limit:g}" for key, limit in limits_of(limits, numbers).items()
+            if key in numbers and beyond(key, numbers[key], limit)]
+
+
+def limits_of(limits: Watch, keys: Iterable[str]) -> dict[str, float]:
+    """The limit of each number that has one, by its name."""
+    return {"gauc": limits.min_gauc, "calibration_error": limits.max_calibration_error, "unknown": limits.max_unknown,
+            **{key: limits.max_stability for key in keys if key.startswith("stability.")}}
+
+
+def drawn(name: str, registry: Registry, last: date, limits: Watch) -> str:
+    """The page of the days up to `last` on which versions of a model were looked at."""
+    found = {version.version: curves for version in registry.versions(name) if (curves := registry.by_day(version, "watch."))}
+    return watch_page(name, found, last, limits_of(limits, {key for curves in found.values() for key in curves}))

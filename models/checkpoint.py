@@ -1,7 +1,9 @@
 """Training checkpoints: torch.distributed.checkpoint, so that they can be resumed on another number of ranks. Private files."""
 
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from feature_store.errors import ModelError
 from models.artifact import Weights
 from models.distributed import fused_state
 
@@ -43,7 +46,8 @@ class Checkpoints:
         partial = self.folder / f"partial-{final.name}"
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.mkdir(mode=0o700)
         dist.barrier()
         save(_state(wrapped, dense), checkpoint_id=str(partial / "tensors"))
         if dist.get_rank() == 0:
@@ -59,10 +63,14 @@ class Checkpoints:
         return final
 
     def load(self, wrapped: DistributedModelParallel, dense: Optimizer) -> tuple[dict[str, Any], Weights | None] | None:
-        """Restore the newest checkpoint into model and optimisers; returns its progress and best weights, None without one."""
+        """Restore the newest checkpoint into model and optimisers; returns its progress and best weights, None without one.
+
+        Raises ModelError when somebody else could have written it.
+        """
         newest = self.newest()
         if newest is None:
             return None
+        refuse_foreign(newest)
         state = _state(wrapped, dense)
         load(state, checkpoint_id=str(newest / "tensors"))
         _restore_dense(wrapped, dense, state["dense"])
@@ -76,6 +84,14 @@ class Checkpoints:
         """Delete all checkpoints (rank 0)."""
         if dist.get_rank() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise ModelError when a checkpoint belongs to, or can be written by, somebody else: torch unpickles a part of it."""
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ModelError(f"{folder}: a checkpoint that somebody else owns or may write is not read, since reading it can run code; "
+                         "delete it, and training begins anew")
 
 
 def _state(wrapped: DistributedModelParallel, dense: Optimizer) -> dict[str, Any]:

@@ -111,13 +111,18 @@ class Generator:
     def items(self, users: pa.Array, item: pa.Array, category: pa.Array) -> np.ndarray:
         """[n, d] unit vectors of items by raw id, as the targets of the models of some users (all arrays have n values)."""
         found, fold = np.zeros((len(users), self.shape[1]), np.float32), fold_of(users, self.folds)
-        for number, part in enumerate(self._parts):
+        for number in range(self.folds):
             place = np.flatnonzero(fold == number)
-            if not len(place):
-                continue
-            ids = (part.words.encode(name, own.take(pa.array(place))) for name, own in (("item", item), ("category", category)))
-            found[place] = part.model.items(*(torch.from_numpy(i) for i in ids)).numpy()
+            if len(place):
+                found[place] = self.vectors(number, item.take(pa.array(place)), category.take(pa.array(place)))
         return found
+
+    @torch.no_grad()
+    def vectors(self, fold: int, item: pa.Array, category: pa.Array) -> np.ndarray:
+        """[n, d] unit vectors of items by raw id, as the targets of the model of one fold."""
+        part = self._parts[fold]
+        ids = (part.words.encode(name, own) for name, own in (("item", item), ("category", category)))
+        return part.model.items(*(torch.from_numpy(i) for i in ids)).numpy()
 
 
 def part_folder(folder: str | Path, fold: int) -> Path:

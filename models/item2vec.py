@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from feature_store.batch import PAIR_TABLES, PairBatch
 from models.base import Model, ModelConfig
@@ -47,6 +48,14 @@ class Item2vec(Model):
                        for side in ("left", "right"))
         cosine = F.cosine_similarity(left[:, :-1], right[:, :-1], dim=1, eps=1e-6)
         return self.scale.exp() * cosine + (left[:, -1] + right[:, -1]) + self.constant
+
+    def items(self, item: Tensor, category: Tensor) -> Tensor:
+        """[n, dim - 1] unit vectors of items, without their bias; item, category : [n] indexes."""
+        one, names = torch.ones_like(item, dtype=torch.int32), [f for table in PAIR_TABLES.values() for f in table]
+        values = torch.cat([item if name.endswith("item") else category for name in names])
+        found = self.tables(KeyedJaggedTensor(keys=names, values=values, lengths=one.repeat(len(names))))
+        whole = found["left_item"].values() + (category > 0).float()[:, None] * found["left_category"].values()
+        return F.normalize(whole[:, :-1], dim=1, eps=1e-6)
 
     @staticmethod
     def terms(logits: Tensor, batch: PairBatch) -> Terms:

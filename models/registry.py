@@ -123,6 +123,16 @@ class Registry:
         aliases = self.client.get_registered_model(name).aliases
         return sorted((_version(v, aliases) for v in found), key=lambda v: -v.version)
 
+    @_reached
+    def every(self) -> list[Version]:
+        """All versions of all models, without their aliases."""
+        found, token = [], None
+        while True:
+            page = self.client.search_model_versions(page_token=token)
+            found += [_version(v, {}) for v in page]
+            if not (token := page.token):
+                return found
+
     def find(self, name: str, fingerprint: str) -> Version | None:
         """The version trained on this fingerprint, if there is one."""
         return next((v for v in self.versions(name) if v.fingerprint == fingerprint), None)
@@ -184,6 +194,20 @@ class Registry:
         """Write metrics on a version, which are those of its run; of a day, they become one point of a curve over days."""
         for key, value in metrics.items():
             self.client.log_metric(version.run_id, key, value, step=day.toordinal() if day else 0)
+
+    @_reached
+    def by_day(self, version: Version, prefix: str) -> dict[str, dict[date, float]]:
+        """Metrics of a version that are curves over days (see `log_metrics`), by the rest of their name; of a day that was looked
+        at twice the newer look counts."""
+        names = [name for name in self.client.get_run(version.run_id).data.metrics if name.startswith(prefix)]
+        curves = {name: sorted(self.client.get_metric_history(version.run_id, name), key=lambda p: p.timestamp) for name in names}
+        return {name.removeprefix(prefix): {date.fromordinal(p.step): p.value for p in points} for name, points in curves.items()}
+
+    @_reached
+    def log_page(self, version: Version, name: str, text: str) -> str:
+        """Keep an HTML page among the artifacts of a version's run; its address."""
+        self.client.log_text(version.run_id, text, name)
+        return f"runs:/{version.run_id}/{name}"
 
     @_reached
     def current(self, version: Version) -> Version:

@@ -79,11 +79,15 @@ def report(title: str, result: Mapping[str, Any], history: Sequence[Mapping[str,
         ("From scene to scene", plots.heat_map(names, shares) if names else "",
          "Of the visits that follow a scene, the share in each, in %."),
         ("Pairs", _pair_table(data.pair_counts), "Two items shown on one page: both clicked, neither, or one. Exact counts."),
-        ("Lineage", _wide(_table(("what", "value"), list(lineage.items()))), "Everything this version was made from."),
+        ("Lineage", _wide(table(("what", "value"), list(lineage.items()))), "Everything this version was made from."),
     ]
+    return page(title, result["rows"], sections)
+
+
+def page(title: str, counts: Mapping[str, int], sections: Iterable[tuple[str, str, str]]) -> str:
+    """A page as HTML text that needs nothing else: some counts at its head, then its sections (heading, HTML, note)."""
     body = "\n".join(_section(*section) for section in sections if section[1])
-    rows = "".join(f"<div><b>{count:,}</b><span>{escape(name.replace('_', ' '))}</span></div>"
-                   for name, count in result["rows"].items())
+    rows = "".join(f"<div><b>{count:,}</b><span>{escape(name.replace('_', ' '))}</span></div>" for name, count in counts.items())
     return _PAGE.format(title=escape(title), rows=rows, body=body)
 
 
@@ -111,7 +115,7 @@ def _metric_table(result: Mapping[str, Any]) -> str:
             cells.append("" if found is None else _number(found) + _apart(apart, metric in _LOWER_IS_BETTER))
         rows.append(cells)
     heads = ["", "model", *(name.replace("_", " ") for name in baselines)]
-    return _table(heads, rows, raw=True)
+    return table(heads, rows, raw=True)
 
 
 def _number(found: Mapping[str, float | None], strong: bool = False) -> str:
@@ -137,14 +141,15 @@ def _truth(found: Mapping[str, float | None] | None) -> str:
              "log_loss_truth": "log loss of the true probabilities", "gap_closed": "share of the gap closed",
              "auc_model": "AUC of the model", "auc_truth": "AUC of the true probabilities"}
     rows = [(text, "undefined" if found[key] is None else f"{found[key]:.4f}") for key, text in names.items()]
-    return _table(("", "value"), rows)
+    return table(("", "value"), rows)
 
 
 def _pair_table(counts: Mapping[str, int]) -> str:
-    return _table(("kind", "pairs"), [(kind.replace("_", "-"), f"{n:,}") for kind, n in counts.items()]) if counts else ""
+    return table(("kind", "pairs"), [(kind.replace("_", "-"), f"{n:,}") for kind, n in counts.items()]) if counts else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], raw: bool = False) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], raw: bool = False) -> str:
+    """A table as HTML; `raw`: the cells are HTML already."""
     def cells(row: Sequence[str], tag: str) -> str:
         texts = (text if raw and tag == "td" else escape(str(text)) for text in row)
         return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"

@@ -4,6 +4,7 @@ import io
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import matplotlib
@@ -89,6 +90,25 @@ def differences(rows: Sequence[tuple[str, float, float, float]], label: str) -> 
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows[::-1]])
         axes.grid(axis="y", visible=False)
         axes.set(xlabel=f"{label}, 95 % interval")
+        return _svg(figure)
+
+
+def over_days(lines: Mapping[str, Mapping[date, float]], label: str, limit: float | None = None) -> str:
+    """Values by day, a line a name; the limit as a broken line."""
+    colours = [*COLOURS.values()]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.6, 2.8)
+        for n, (name, points) in enumerate(sorted(lines.items())):
+            days = sorted(points)
+            axes.plot([day.toordinal() for day in days], [points[day] for day in days], marker="o", markersize=4, label=name,
+                      color=colours[n % len(colours)])
+        if limit is not None:
+            axes.axhline(limit, color="#b91c1c", linewidth=1, linestyle="--", label=f"limit {limit:g}")
+        shown = sorted({day for points in lines.values() for day in points})
+        ticks = shown[::max(1, len(shown) // 6)]
+        axes.set_xticks([day.toordinal() for day in ticks], [f"{day:%m-%d}" for day in ticks])
+        axes.set(ylabel=label)
+        axes.legend(fontsize=8)
         return _svg(figure)
 
 

@@ -39,6 +39,13 @@ PAIR_COLUMNS = ("left_item", "right_item", "left_category", "right_category")
 """Columns of a pair to score; a category that is not known is ""."""
 
 
+MAX_ROWS = 10_000
+"""Rows of one request."""
+
+MAX_BYTES = 64 << 20
+"""Size of what is in one request, as Arrow has it."""
+
+
 class RefusedInput(MlflowException, InputError):
     """Input that cannot be scored. MLflow's server sends its message with HTTP 400; of another exception it sends a stack trace."""
 
@@ -78,8 +85,11 @@ class Deployed(PythonModel):
 
         Raises
         ------
-        RefusedInput : a column is missing, holds another type, or lists that belong together have different lengths.
+        RefusedInput : a column is missing, holds another type, or lists that belong together have different lengths. Or there are
+            more than `MAX_ROWS` rows or `MAX_BYTES`.
         """
+        if len(model_input) > MAX_ROWS:
+            raise RefusedInput(f"the request has {len(model_input)} rows; send at most {MAX_ROWS} at once")
         if self.reads == "pairs":
             return self._pairs(model_input)
         if self.reads == "flows":
@@ -117,7 +127,10 @@ def to_pages(rows: pd.DataFrame, wanted: tuple[str, ...] = PAGE_COLUMNS,
             if len(wrong):
                 raise RefusedInput(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
                                    f"{length[wrong[0]]}; they need one value each for the same things")
-    return pa.table(columns)
+    found = pa.table(columns)
+    if found.nbytes > MAX_BYTES:
+        raise RefusedInput(f"the request holds {found.nbytes} bytes; send at most {MAX_BYTES} at once")
+    return found
 
 
 def _need(rows: pd.DataFrame, wanted: tuple[str, ...]) -> None:

@@ -1,6 +1,5 @@
 """Reaching MLflow: what goes wrong on the way to it is one line that names its address."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ import httpx
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from feature_store.errors import ModelError
+from feature_store.errors import ModelError, without_password
 
 _ANSWERS_S = 10.0
 
@@ -25,7 +24,7 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, httpx.HTTPError, OSError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ModelError(f"MLflow at {_public(uri)} cannot be used: {reason}; start it, or check MLFLOW_TRACKING_URI (unset, it is "
+        raise ModelError(f"MLflow at {uri} cannot be used: {reason}; start it, or check MLFLOW_TRACKING_URI (unset, it is "
                          "SQLite below MOVELINE_HOME)") from error
 
 
@@ -33,8 +32,4 @@ def ask(uri: str) -> None:
     """Ask a server whether it is there: MLflow itself would ask again for minutes. Raises ModelError when nobody answers."""
     if uri.startswith(("http://", "https://")):
         with reaching(uri):
-            httpx.head(_public(uri), timeout=_ANSWERS_S, verify=False)  # certificates and answers are for MLflow to judge
-
-
-def _public(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)  # no password in a log
+            httpx.head(without_password(uri), timeout=_ANSWERS_S, verify=False)  # certificates and answers are for MLflow to judge

@@ -49,7 +49,7 @@ def test_the_compact_graphs_import_nothing_heavy_and_build_a_day_in_one_applicat
                          "train_model": ["train_after_generator"], "train_after_generator": []},
         "ablate": {"plan": ["arm"], "arm": ["collect"], "collect": []},
         "deploy_model": {"choose": ["deploy"], "deploy": []},
-        "rollback": {"back": []}, "watch_models": {"look": []},
+        "rollback": {"back": []}, "watch_models": {"look": []}, "upkeep": {"upkeep": []},
         "unseen": {"plan": ["run"], "run": ["collect"], "collect": []},
     }
     # A rollback that is tried again would go back twice; what is refused, or out of its limits, stays so.

@@ -100,3 +100,12 @@ def test_missing_columns_and_unknown_tables_are_named(spark: SparkSession, lake:
         lake.table("nope")
     with pytest.raises(TableError, match="does not exist"):
         lake.table("pages").version()
+
+
+@pytest.mark.parametrize("value", ["../../else", "2026-03-01/..", "/etc", "", ".", "a b", "2026-03-01\n"])
+def test_a_day_cannot_lead_out_of_its_table(lake: Lake, value: str) -> None:
+    with pytest.raises(TableError, match=r"table rejects: .* cannot be a day or another value of a partition"):
+        lake.table("rejects").begin(value, origin="events")
+    with pytest.raises(TableError, match="table rejects: "):
+        lake.table("rejects").begin(DAY, origin=value)
+    assert not lake.table("rejects").exists()

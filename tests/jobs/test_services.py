@@ -122,3 +122,22 @@ def test_an_interrupted_demo_leaves_no_process_behind(state, number):
     assert demo.returncode == 130, text
     assert "stopping what was started" in text and "Traceback" not in text
     assert processes.marked(str(state)) == []
+
+
+def test_the_login_of_the_page_is_made_here_and_kept_with_the_secrets_in_files_for_the_owner_alone(state):
+    env = airflow_env.service_env(ROOT / "conf" / "simulated.yaml", "", 18080)
+    password = json.loads(airflow_env.password_file().read_text())["admin"]
+    assert len(password) >= 16 and env["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "admin:admin"
+    assert "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS" not in env
+    files = [airflow_env.password_file(), *airflow_env.airflow_home().glob(".*_secret")]
+    assert len(files) == 3 and {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    airflow_env.service_env(ROOT / "conf" / "simulated.yaml", "", 18080)
+    assert json.loads(airflow_env.password_file().read_text())["admin"] == password
+    assert not any(password in " ".join(command) for command in airflow_env.commands(5999).values())
+
+
+def test_a_password_in_an_address_is_on_no_command_line(state, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hush@db/mlflow")
+    env = airflow_env.service_env(ROOT / "conf" / "simulated.yaml", "", 18080)
+    assert not any("hush" in part for command in airflow_env.commands(5999).values() for part in command)
+    assert env["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:hush@db/mlflow"

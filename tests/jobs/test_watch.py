@@ -1,9 +1,14 @@
 """The daily look at a champion: real MLflow, real pages, a day that is like the one before and one that is not."""
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -15,7 +20,7 @@ from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
 from jobs import cli
-from jobs.watch import watch, watched
+from jobs.watch import PAGE, PAGE_TAG, watch, watched
 from models.ranker import Ranker
 from models.registry import Candidate, Registry
 from tests.jobs.test_gate import DAYS, SOURCE, commit_pages, day_of_pages, home_at, made
@@ -23,6 +28,7 @@ from tests.models.registered import example
 
 CONTENT = {"name": "small", "source": SOURCE, "vocabulary_buckets": 4, "models": {"din": {}, "item2vec": {}},
            "watch": {"max_calibration_error": 1.0, "max_stability": 1.5}}
+BLUE, RED = (0x25, 0x63, 0xEB), (0xB9, 0x1C, 0x1C)
 RECIPE = Recipe.model_validate(CONTENT)
 
 
@@ -62,9 +68,34 @@ def test_a_day_like_the_one_before_is_within_the_limits_and_drawn_by_mlflow(lake
     assert watched(RECIPE, registry) == ["din"]
 
 
+def test_the_last_days_are_a_page_that_a_real_browser_shows(lake: Lake, tmp_path: Path) -> None:
+    registry = Registry()
+    watch(RECIPE, lake, "din", DAYS[1], registry)
+    champion = registry.by_alias("small-din")
+    assert champion is not None and champion.tags[PAGE_TAG] == f"runs:/{champion.run_id}/{PAGE}"
+    page = Path(registry.client.download_artifacts(champion.run_id, PAGE, str(tmp_path)))
+    text = page.read_text()
+    assert "Version 1 on 2026-05-02" in text and not re.search(r'<script|(src|href)="http', text)
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine to open the page with")
+    picture = tmp_path / "page.png"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars"]
+    size, shot = "--window-size=1300,1500", f"--screenshot={picture}"
+    done = subprocess.run([browser, *options, size, shot, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    if picture.is_file():
+        seen = matplotlib.image.imread(picture)
+        pixels = (seen[..., :3] * 255).reshape(-1, 3)
+        drawn = [int((np.abs(pixels - colour).max(1) < 40).sum()) for colour in (BLUE, RED)]
+        assert min(drawn) > 50, "the lines of the plots and their limits are drawn"
+    for head in ("GAUC", "Calibration error", "Promised clicks", "Unknown items", "Against the day before"):
+        assert f"<h2>{head}</h2>" in (done.stdout or text)
+    assert done.returncode == 0 and picture.is_file(), done.stderr[-2_000:]
+
+
 def test_a_strange_day_is_an_error_that_names_every_limit(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"models:/small-din/1 on 2026-05-03: (gauc .*)?unknown is 1.0000, the limit 0.5; "
-                                         r".*stability.tokens is .*; the metrics watch"):
+                                         r".*stability.tokens is .*; its page watch"):
         watch(RECIPE, lake, "din")
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(CONTENT))

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,19 @@ def test_a_missing_or_damaged_artifact_is_named(tmp_path: Path) -> None:
 def test_an_unknown_model_lists_those_there_are() -> None:
     with pytest.raises(ModelError, match="no model is called 'dlrm'; the models are amen, ccn, dei2n, dihn, din, item2vec, nif"):
         model_class("dlrm")
+
+
+def test_a_checkpoint_is_private_and_one_that_others_may_write_or_own_is_not_read(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path, [3])
+    newest = Checkpoints(tmp_path).newest()
+    assert newest is not None and newest.stat().st_mode & 0o777 == 0o700
+    newest.chmod(0o770)
+    with pytest.raises(ModelError, match="step-0000000003: a checkpoint that somebody else owns or may write is not read"):
+        fit(tmp_path, [3])
+    newest.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: newest.stat().st_uid + 1)
+        with pytest.raises(ModelError, match="delete it, and training begins anew"):
+            fit(tmp_path, [3])
+    assert len(fit(tmp_path, [3])[1]) == 6
