@@ -161,15 +161,20 @@ class Tarq(Towers):
 
     @torch.no_grad()
     def person(self, batch: PageBatch) -> Person:
-        """The user's side of a batch of one page, whatever is shown on it.
+        """The user's side of a batch of one page, whatever is shown on it."""
+        read = self.read(batch)
+        seen = self.look(read)
+        return self.prepared(seen.user[0], seen.history, read.mask)
+
+    @torch.no_grad()
+    def prepared(self, user: Tensor, history: Tensor, mask: Tensor) -> Person:
+        """The user's side from the user's vector [d], the history [1, M, d] and its mask [1, M].
 
         The first layer of the head is linear: it is applied to the books, and to the product with the user's vector, beforehand.
         """
-        read = self.read(batch)
-        seen, (weight, bias) = self.look(read), self.head.mlp.layers[0].parameters()
+        weight, bias = self.head.mlp.layers[0].parameters()
         found, pair = weight[:, :self.config.dim], weight[:, self.config.dim:]
-        user = seen.user[0]
-        books = F.linear(self.books(seen.history, read.mask)[0].flatten(0, 1), found)
+        books = F.linear(self.books(history, mask)[0].flatten(0, 1), found)
         return Person(user, books, torch.cat([pair * user, (self.sharpness * user)[None]]), F.pad(bias, (0, 1)))
 
     @torch.no_grad()
