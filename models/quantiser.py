@@ -35,11 +35,18 @@ class ResidualQuantiser(nn.Module):
     Parameters
     ----------
     dim : columns of the vectors.
+
+    Attributes
+    ----------
+    begun : whether the books count yet; part of the weights, so that a warm start keeps the books it begins with.
     """
+
+    begun: Tensor
 
     def __init__(self, levels: int, codes: int, dim: int) -> None:
         super().__init__()
         self.books = nn.Parameter(torch.randn(levels, codes, dim) * 0.1)
+        self.register_buffer("begun", torch.zeros(1, dtype=torch.bool))
 
     def forward(self, vectors: Tensor) -> Quantised:
         """vectors : [N, d]."""

@@ -94,10 +94,8 @@ class Tarq(Towers):
         read = self.read(batch)
         seen = self.look(read)
         pair, vectors = product(read, seen), self.encoder(_level(read.raw))
-        if self.training and self.step == self.config.warm_up and self.config.begin == "kmeans":
-            from models.code_start import begin_codes  # here, because serving does not need scikit-learn
-
-            begin_codes(self.quantiser, vectors, batch.weight, read.key, self.config.seed)
+        if self.training and self.step >= self.config.warm_up and not self.quantiser.begun:
+            self._begin(vectors.detach(), batch, read)
         books = self.books(seen.history, read.mask)
         codes = self.quantiser.encode(vectors)
         logits = seen.logits + self.head(_found(books, codes, read), pair, read.key)
@@ -105,6 +103,14 @@ class Tarq(Towers):
         if not self.training:
             return Ranked(logits, codes, none, none, none, none, none)
         return Ranked(logits, codes, *self._taught(read, seen, pair, vectors, books))
+
+    def _begin(self, vectors: Tensor, batch: PageBatch, read: Read) -> None:
+        """The end of the warm-up, on every rank at the same step."""
+        if self.config.begin == "kmeans":
+            from models.code_start import begin_codes  # here, because serving does not need scikit-learn
+
+            begin_codes(self.quantiser, vectors, batch.weight, read.key, self.config.seed)
+        self.quantiser.begun.fill_(True)
 
     def books(self, history: Tensor, mask: Tensor) -> Tensor:
         """[B, L, K, d] personalised code books: what every code vector finds in a history [B, M, d] with mask [B, M]."""
@@ -129,8 +135,7 @@ class Tarq(Towers):
             parts.append((1.0, (taught.sums[0], taught.weights[0])))
             for factor, loss in ((config.distil * config.align, output.kl), (config.distil * config.reconstruct, output.rest),
                                  (config.quantise, output.quantised), (config.quantise, output.decoded)):
-                begun = factor if self.step >= config.warm_up else 0.0
-                parts.append((begun, ((loss * batch.weight).sum(), batch.weight.sum())))
+                parts.append((factor if self.quantiser.begun else 0.0, ((loss * batch.weight).sum(), batch.weight.sum())))
         return combined(*parts)
 
     def validation_terms(self, output: Ranked, batch: PageBatch) -> Terms:
