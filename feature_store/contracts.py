@@ -258,6 +258,8 @@ SCORES = Contract(
     partition=("ds", "model", "model_version"),
 )
 
+_OF_A_VERSION = ("ds", "model", "model_version")
+
 RETRIEVED = Contract(
     name="retrieved",
     row="one user, and the items that a registered version expects of them next, the best first",
@@ -267,12 +269,36 @@ RETRIEVED = Contract(
     ]),
     key=("user_id",),
     sort=("user_id",),
-    partition=("ds", "model", "model_version"),
+    partition=_OF_A_VERSION,
+)
+
+ITEM_SIDE = Contract(
+    name="item_side",
+    row="one item as a registered version sees it before anybody asks: its vector, and its codes where the version has code books",
+    schema=pa.schema([
+        _must("item_id", TEXT), pa.field("category_id", TEXT), _many("codes", INT), _many("vector", pa.float32()),
+        _must("model", TEXT), _must("model_version", TEXT), _must("ds", TEXT),
+    ]),
+    key=("item_id",),
+    sort=("item_id",),
+    partition=_OF_A_VERSION,
+)
+
+CODE_BOOKS = Contract(
+    name="code_books",
+    row="one code of one level of the code books of a registered version",
+    schema=pa.schema([
+        _must("level", INT), _must("code", INT), _many("vector", pa.float32()), _must("model", TEXT), _must("model_version", TEXT),
+        _must("ds", TEXT),
+    ]),
+    key=("level", "code"),
+    sort=("level", "code"),
+    partition=_OF_A_VERSION,
 )
 
 CONTRACTS = {c.name: c for c in (
     EVENTS, EXPOSURES, CLICKS, ITEMS, USERS, REJECTS, MOVELINES, VISITS, PAGES, PAGES_AT_CLICK, PAIRS, PAIR_COUNTS, FLOWS,
-    VOCABULARY, SCORES, RETRIEVED,
+    VOCABULARY, SCORES, RETRIEVED, ITEM_SIDE, CODE_BOOKS,
 )}
 """Every contract by table name."""
 

@@ -97,6 +97,10 @@ MEANING = {
     "index": "its index for ever",
     "first_time": "when it was first known",
     "score": "what the version gave each item, in their order",
+    "codes": "the item's code of each level, the first level first; null without code books",
+    "vector": "as many numbers as the version's vectors have",
+    "level": "of the code books, from 0 on",
+    "code": "its number in the book",
     "model": "registered name",
     "model_version": "its number",
 }

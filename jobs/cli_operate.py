@@ -1,4 +1,4 @@
-"""`moveline gate | promote | rollback | history | score | retrieve | deploy | watch | upkeep | doctor`: versions in use."""
+"""`moveline gate | promote | rollback | history | score | retrieve | export | deploy | watch | upkeep | doctor`: operation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ PANEL = "Operate"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (gate, promote, rollback, history, score, retrieve, deploy, watch, upkeep, doctor):
+    for command in (gate, promote, rollback, history, score, retrieve, export, deploy, watch, upkeep, doctor):
         app.command(rich_help_panel=PANEL)(command)
     app.command(hidden=True)(undeployed)
 
@@ -134,6 +134,33 @@ def retrieve(model: Model, which: Annotated[str, typer.Option("--version", help=
         say_json({"version": version.uri, **vars(done)})
     else:
         say(f"{version.uri} {line(done)}")
+
+
+def export(model: Model, which: Annotated[str, typer.Option("--version", help="A number, or an alias.")] = "champion",
+           run: Annotated[str, typer.Option("--run", help="Folder of a run that is not registered; its newest checkpoint.")] = "",
+           conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
+    """Write what a service reads of a version: the unsharded module, also with int8 tables, and for item vectors the tables
+    `item_side` and `code_books` and an index for retrieval. With `--run`, the module of a checkpoint alone.
+
+    Examples: `moveline export tarq`, `moveline export din --run var/cache/simulated/runs/din-.../model`
+    """
+    from feature_store.home import lake_root
+    from feature_store.tables import Lake
+    from jobs.export import export_run, run_export
+    from jobs.promote import version_of
+    from models.registry import Registry
+
+    recipe = load_recipe(conf)
+    if run:
+        made = export_run(run, f"{recipe.name}-{model}-run")
+    else:
+        registry = Registry()
+        made = run_export(Lake(lake_root(recipe.name)), version_of(recipe, model, which, registry), registry)
+    if as_json:
+        say_json(vars(made))
+    else:
+        say(f"{made.folder}: tables of {made.table_bytes:,} bytes, {made.int8_bytes:,} as int8"
+            + (f"; {made.items:,} items in the table item_side and in the index" if made.items else ""))
 
 
 def deploy(model: Model, conf: Conf = DEFAULT_CONF, ds: Day = "") -> None:

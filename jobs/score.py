@@ -124,10 +124,11 @@ def scores_of(table: Table, ds: str, version: Version) -> pa.Table:
     """The scores of one day by one version, without Spark: page_id, item_id, position, score."""
     wanted = ["page_id", "item_id", "position", "score", "model", "model_version"]
     found = table.read_arrow([ds], wanted)
-    return found.filter(_by(found, version)).drop_columns(["model", "model_version"])
+    return found.filter(of_version(found, version)).drop_columns(["model", "model_version"])
 
 
-def _by(found: pa.Table, version: Version) -> pa.Array:
+def of_version(found: pa.Table, version: Version) -> pa.Array:
+    """[n] which rows with the columns model and model_version are of this version."""
     import pyarrow.compute as pc
 
     return pc.and_(pc.equal(found["model"], version.name), pc.equal(found["model_version"], str(version.version)))

@@ -104,8 +104,12 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def measures(self, output: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """Further figures for validation: name -> sum and weight (scalars)."""
+        """Further figures for validation: name -> sum and weight, both of one shape. They are added up over batches and ranks."""
         return {}
+
+    def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What a validation reports of `measures`: name -> [2, ...] total sum and weight. By default sum / weight of scalars."""
+        return {name: float(own[0] / own[1].clamp(min=1e-12)) for name, own in sums.items()}
 
 
 Batch = PageBatch | PairBatch | FlowBatch

@@ -8,8 +8,11 @@ from models.din import Din
 from models.intent import Dei2n, Dihn
 from models.item2vec import Item2vec
 from models.nif import Nif
+from models.tarq import Tarq
+from models.towers import TargetAttentionNet, TwoTower
 
-CATALOG: dict[str, type[Model]] = {model.name: model for model in (Amen, Ccn, Dei2n, Dihn, Din, Item2vec, Nif)}
+CATALOG: dict[str, type[Model]] = {
+    model.name: model for model in (Amen, Ccn, Dei2n, Dihn, Din, Item2vec, Nif, Tarq, TargetAttentionNet, TwoTower)}
 """Every model a recipe may name."""
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from feature_store.errors import ModelError
 from models.artifact import Weights
+from models.base import Model
 from models.distributed import fused_state
 
 _PROGRESS = "progress.json"
@@ -92,6 +94,29 @@ def refuse_foreign(folder: Path) -> None:
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ModelError(f"{folder}: a checkpoint that somebody else owns or may write is not read, since reading it can run code; "
                          "delete it, and training begins anew")
+
+
+def unsharded(folder: str | Path, model: Model) -> dict[str, Tensor]:
+    """Whole tensors of the newest checkpoint of a run, however many ranks wrote it, without a process group.
+
+    Those of the best epoch so far, as `Trainer.weights` has them, else of the last step. model : unsharded, gives names and shapes.
+
+    Raises
+    ------
+    ModelError : there is no checkpoint, or it is of another model.
+    """
+    newest = Checkpoints(folder).newest()
+    if newest is None:
+        raise ModelError(f"{folder}: no checkpoint here; run `moveline train`, or export a registered version")
+    refuse_foreign(newest)
+    if (newest / "best.safetensors").is_file():
+        return load_file(newest / "best.safetensors")
+    state = {"model": {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}}
+    try:
+        load(state, checkpoint_id=str(newest / "tensors"), no_dist=True)
+    except (RuntimeError, CheckpointException) as error:
+        raise ModelError(f"{newest}: no checkpoint of this model {model.name}: {str(error).splitlines()[0]}") from error
+    return state["model"]
 
 
 def _state(wrapped: DistributedModelParallel, dense: Optimizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -100,6 +101,15 @@ def _shards(value: Any) -> Iterator[tuple[Tensor, tuple[slice, ...]]]:
     for piece in value.local_shards():
         sizes = zip(piece.metadata.shard_offsets, piece.metadata.shard_sizes, strict=True)
         yield piece.tensor, tuple(slice(start, start + size) for start, size in sizes)
+
+
+def from_all_ranks(columns: Tensor) -> Tensor:
+    """[k, n] of every rank, on the CPU -> [k, sum of n] on each, in rank order. Every rank must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return columns
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, columns.numpy())
+    return torch.from_numpy(np.concatenate(parts, 1))
 
 
 def fused_state(wrapped: DistributedModelParallel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Embedding tables: one TorchRec `EmbeddingCollection` for all features, with headroom; a table grows seldom and never forgets."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,14 @@ def grown_rows(old: Tensor, fresh: Tensor) -> Tensor:
     grown = fresh.clone()
     grown[: old.shape[0]] = old
     return grown
+
+
+def completed(given: Mapping[str, JaggedTensor], features: Sequence[str], rows: int) -> KeyedJaggedTensor:
+    """The features given, and the others of a batch of so many rows without values: sharded tables want them all, in its order."""
+    values = torch.cat([given[name].values() for name in features if name in given])
+    none = torch.zeros(rows, dtype=torch.int32, device=values.device)
+    lengths = torch.cat([given[name].lengths().int() if name in given else none for name in features])
+    return KeyedJaggedTensor(keys=list(features), values=values, lengths=lengths)
 
 
 class Tables(nn.Module):

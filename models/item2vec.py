@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from feature_store.batch import PAIR_TABLES, PairBatch
+from feature_store.batch import PAIR_FEATURES, PAIR_TABLES, PairBatch
 from models.base import Model, ModelConfig
+from models.embeddings import completed
 from models.losses import CO_CLICK, MONO_CLICK, Terms, pair_terms
 
 
@@ -50,12 +51,12 @@ class Item2vec(Model):
         return self.scale.exp() * cosine + (left[:, -1] + right[:, -1]) + self.constant
 
     def items(self, item: Tensor, category: Tensor) -> Tensor:
-        """[n, dim - 1] unit vectors of items, without their bias; item, category : [n] indexes."""
-        one, names = torch.ones_like(item, dtype=torch.int32), [f for table in PAIR_TABLES.values() for f in table]
-        values = torch.cat([item if name.endswith("item") else category for name in names])
-        found = self.tables(KeyedJaggedTensor(keys=names, values=values, lengths=one.repeat(len(names))))
-        whole = found["left_item"].values() + (category > 0).float()[:, None] * found["left_category"].values()
-        return F.normalize(whole[:, :-1], dim=1, eps=1e-6)
+        """[n, dim - 1] unit vectors of items by index [n], whose inner products are the cosines of pairs."""
+        one = torch.ones_like(item, dtype=torch.int32)
+        given = {"left": JaggedTensor(item, lengths=one), "left_category": JaggedTensor(category, lengths=one)}
+        found = self.tables(completed(given, PAIR_FEATURES, len(item)))
+        own = found["left"].values() + (category > 0).float()[:, None] * found["left_category"].values()
+        return F.normalize(own[:, :-1], dim=1)
 
     @staticmethod
     def terms(logits: Tensor, batch: PairBatch) -> Terms:

@@ -16,6 +16,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 from feature_store.batch import FLOW_FEATURES, FLOW_TABLES, FlowBatch
 from models.attention import Block, with_null
 from models.base import Model, ModelConfig
+from models.embeddings import completed
 from models.flow_losses import (
     Negatives,
     Sum,
@@ -136,7 +137,7 @@ class Nif(Model):
         """
         ids = sparse.to_dict()
         known = {name: ids[name] for names in self.features.values() for name in names if name.startswith(("moveline_", "visit_"))}
-        vectors = {name: found.values() for name, found in self.tables(self._completed(known, sparse.stride())).items()}
+        vectors = {name: found.values() for name, found in self.tables(completed(known, FLOW_FEATURES, sparse.stride())).items()}
         row = torch.arange(sparse.stride(), device=visit_dense.device)
         return self._ahead(ids, vectors, visit_dense, row)[0]
 
@@ -148,7 +149,7 @@ class Nif(Model):
         """
         one = torch.ones_like(item, dtype=torch.int32)
         given = {"future_item": JaggedTensor(item, lengths=one), "future_category": JaggedTensor(category, lengths=one)}
-        found = self.tables(self._completed(given, len(item)))
+        found = self.tables(completed(given, FLOW_FEATURES, len(item)))
         return normalised(self.target(found["future_item"].values(), found["future_category"].values()))
 
     def terms(self, output: Flows, batch: FlowBatch) -> Terms:
@@ -256,11 +257,3 @@ class Nif(Model):
         for block in self.decoder:
             x = block(x, key, memory, mask)
         return normalised(self.out(self.last_norm(x)))
-
-    def _completed(self, given: Mapping[str, JaggedTensor], rows: int) -> KeyedJaggedTensor:
-        """The features given, and the others of a batch without values: sharded tables want them all, in a batch's order."""
-        names = list(FLOW_FEATURES)
-        values = torch.cat([given[name].values() for name in names if name in given])
-        none = torch.zeros(rows, dtype=torch.int32, device=values.device)
-        lengths = torch.cat([given[name].lengths().int() if name in given else none for name in names])
-        return KeyedJaggedTensor(keys=names, values=values, lengths=lengths)

@@ -68,6 +68,7 @@ def report(title: str, result: Mapping[str, Any], history: Sequence[Mapping[str,
         ("Against the baselines", _wide(_metric_table(result)), _note(result)),
         ("Training", plots.training(history) if history else "",
          "Loss of each epoch; the epoch with the best validation loss was kept."),
+        ("Code books", _code_table(history), "Codes of the shown items of the validation rows, by epoch. Entropy in nats."),
         ("ROC", plots.roc(curves["roc"]) if "roc" in curves else "", "Held-out rows, viewed items only."),
         ("Calibration", plots.calibration(curves["calibration"]) if "calibration" in curves else "",
          "Twenty bins of equal size: on the line, the predicted probability is the click rate."),
@@ -142,6 +143,20 @@ def _truth(found: Mapping[str, float | None] | None) -> str:
              "auc_model": "AUC of the model", "auc_truth": "AUC of the true probabilities"}
     rows = [(text, "undefined" if found[key] is None else f"{found[key]:.4f}") for key, text in names.items()]
     return table(("", "value"), rows)
+
+
+def _code_table(history: Sequence[Mapping[str, Any]]) -> str:
+    """Use, entropy and most frequent code of each level by epoch; empty for a model without codes."""
+    kept = [row for row in history if "validate_code_use" in row]
+    levels = sum(key.startswith("validate_code_use_") for key in kept[0]) if kept else 0
+    rows: list[Sequence[str]] = []
+    for row in kept:
+        for level in range(1, levels + 1):
+            use, entropy, most, share = (row[f"validate_code_{name}_{level}"]
+                                         for name in ("use", "entropy", "most_frequent", "most_frequent_share"))
+            often = f"{most:.0f} ({share:.1%} of the items)"
+            rows.append((f"{row['epoch'] + 1}", str(level), f"{use:.1%}", f"{entropy:.3f}", often))
+    return table(("epoch", "level", "codes in use", "entropy", "most frequent code"), rows) if rows else ""
 
 
 def _pair_table(counts: Mapping[str, int]) -> str:

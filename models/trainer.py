@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,7 +15,7 @@ from feature_store.errors import ModelError
 from models.artifact import Weights
 from models.base import Batch, Model
 from models.checkpoint import Checkpoints
-from models.distributed import Place, fused_state, gather, shard, spread, spread_fused
+from models.distributed import Place, from_all_ranks, fused_state, gather, shard, spread, spread_fused
 from models.losses import global_loss, weighted_auc
 from models.progress import Meter, progress_line
 
@@ -182,19 +181,9 @@ class Trainer:
         if self.place.world > 1:
             for own in sums.values():
                 dist.all_reduce(own)
-        auc = weighted_auc(*_from_all_ranks(torch.cat(parts, 1)).double().numpy())
-        found = {name: float(own[0] / own[1].clamp(min=1e-12)) for name, own in sums.items() if name != "loss"}
-        return {"loss": float(terms.over(*sums["loss"])), **({} if auc is None else {"auc": auc}), **found}
+        auc = weighted_auc(*from_all_ranks(torch.cat(parts, 1)).double().numpy())
+        loss = float(terms.over(*sums.pop("loss")))
+        return {"loss": loss, **({} if auc is None else {"auc": auc}), **self.model.figures(sums)}
 
     def _current(self) -> Weights:
         return Weights(gather(self.wrapped.state_dict()), gather(fused_state(self.wrapped)))
-
-
-def _from_all_ranks(columns: Tensor) -> Tensor:
-    """[3, n] of every rank -> [3, sum of n] on each, in rank order."""
-    if dist.get_world_size() == 1:
-        return columns
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, columns.numpy())
-    return torch.from_numpy(np.concatenate(parts, 1))
-

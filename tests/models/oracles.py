@@ -133,3 +133,37 @@ def page_contrast(vector: Array, page: Array, clicked: Array, weight: Array, tau
             total += float(np.mean([log_sum - score[j] for j in alike]))
             anchors += 1
     return total, anchors
+
+
+def residual_codes(vector: Array, books: Array) -> tuple[list[int], Array]:
+    """Codes of one vector [d] by books [L, K, d], and [L + 1, d] what is left before the first level and after each."""
+    left, codes = [vector], []
+    for book in books:
+        codes.append(int(np.argmin([float(((left[-1] - code) ** 2).sum()) for code in book])))
+        left.append(left[-1] - book[codes[-1]])
+    return codes, np.stack(left)
+
+
+def quantiser_loss(vector: Array, books: Array) -> float:
+    """Of each level the squared distance of what is left to its code: once for the code, a quarter for the vector."""
+    codes, left = residual_codes(vector, books)
+    return float(sum(1.25 * ((left[level] - books[level][code]) ** 2).sum() for level, code in enumerate(codes)))
+
+
+def nearness(point: Array, book: Array) -> Array:
+    """[K] softmax of minus the squared distances of a point to the rows of a book."""
+    score = np.exp(-np.array([float(((point - code) ** 2).sum()) for code in book]))
+    return score / score.sum()
+
+
+def code_alignment(vector: Array, books: Array, attended: Array, target: Array) -> tuple[float, float, Array]:
+    """Of one item: both divergences of the two distributions over codes, summed over the levels; half the squared distance of the
+    student's vector to the target; and that vector, the sum of the attended codes."""
+    codes, left = residual_codes(vector, books)
+    kl, student = 0.0, np.zeros_like(target)
+    for level, code in enumerate(codes):
+        raw, seen = nearness(left[level], books[level]), nearness(target - student, attended[level])
+        for one, other in ((raw, seen), (seen, raw)):
+            kl += sum(p * math.log(p / (q + 1e-8) + 1e-8) for p, q in zip(one, other, strict=True))
+        student = student + attended[level][code]
+    return kl, float(0.5 * ((student - target) ** 2).sum()), student
