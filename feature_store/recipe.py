@@ -24,9 +24,9 @@ class Strict(BaseModel):
 class Input(Strict):
     """One raw file or folder. `{ds}` in the path is replaced by a day."""
 
-    path: str
+    path: str = Field(description="file, folder or glob: relative to --data, absolute, or s3a://..., hdfs://...; {ds} is the day")
     format: Literal["parquet", "csv", "json", "orc"] = "parquet"
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field({}, description="options of Spark's reader")
     columns: str | None = Field(None, description="Spark DDL of the columns, for formats that carry none")
     late_days: int = Field(0, ge=0, le=31, description="with {ds}: also read the folders of this many following days")
     optional: bool = Field(False, description="a missing file is an empty input instead of an error")
@@ -35,26 +35,26 @@ class Input(Strict):
 class Step(Strict):
     """One step of a view: columns are added first, then rows are kept where `where` is true, then `explode` multiplies them."""
 
-    add: dict[str, str] = {}
-    where: str | None = None
+    add: dict[str, str] = Field({}, description="new column -> Spark SQL expression; a later one sees those before it")
+    where: str | None = Field(None, description="rows are kept where this is true")
     explode: dict[str, str] = Field({}, description="new column (a struct for arrays_zip) -> array expression; one per step")
 
 
 class View(Strict):
     """A named intermediate result, made from an input or an earlier view."""
 
-    source: str = Field(alias="from")
+    source: str = Field(alias="from", description="an input or another view")
     steps: list[Step] = []
-    group_by: list[str] = []
-    aggregate: dict[str, str] = {}
+    group_by: list[str] = Field([], description="columns that are one row a group")
+    aggregate: dict[str, str] = Field({}, description="new column -> aggregate expression")
 
 
 class Mapping(Strict):
     """How one canonical table is filled: contract column -> Spark SQL expression over the rows of `from`."""
 
-    source: str = Field(alias="from")
-    where: str | None = None
-    columns: dict[str, str]
+    source: str = Field(alias="from", description="an input or a view")
+    where: str | None = Field(None, description="rows are taken where this is true")
+    columns: dict[str, str] = Field(description="column of the table (docs/data_dictionary.md) -> Spark SQL expression")
 
 
 class Source(Strict):
@@ -81,7 +81,7 @@ class Source(Strict):
 class Quality(Strict):
     """Limits on what may be rejected. A run stops when a table's rejected share is above `max_reject_share`."""
 
-    max_reject_share: float = Field(0.05, ge=0, le=1)
+    max_reject_share: float = Field(0.05, ge=0, le=1, description="of the rows of a table and day; above it the run stops")
     max_text_bytes: int = Field(512, ge=8, description="longest id, scene, action or scenario in UTF-8 bytes")
     max_page_items: int = Field(2_000, ge=1, description="a page with more shown items is rejected")
     max_future_s: int = Field(300, ge=0, description="how far an event may lie after the moment it became available")
@@ -90,10 +90,10 @@ class Quality(Strict):
 class Movelines(Strict):
     """A moveline as of time t: the last `tokens` tokens before t - delay, of the last `days` days."""
 
-    tokens: int = Field(50, ge=1, le=1_000)
-    visits: int = Field(20, ge=0, le=200)
-    days: int = Field(3, ge=1, le=90)
-    delay_s: int = Field(0, ge=0)
+    tokens: int = Field(50, ge=1, le=1_000, description="most tokens of a moveline; the last ones stay")
+    visits: int = Field(20, ge=0, le=200, description="most scene visits of a moveline; the last ones stay")
+    days: int = Field(3, ge=1, le=90, description="how many days before the cut it reaches back")
+    delay_s: int = Field(0, ge=0, description="nothing of the last seconds before the cut is used: what a service knows late")
     visit_gap_s: int = Field(1_800, ge=1, le=86_400, description="a pause longer than this closes a visit")
     visit_wait_s: int = Field(60, ge=0, description="a visit is known this long after it closed; later rows are no part of it")
     max_tokens_a_day: int = Field(5_000, ge=1, description="a user's tokens a day over this are counted, not kept (the first stay)")
@@ -110,13 +110,13 @@ class Pages(Strict):
 class Pairs(Strict):
     """Caps of the sampled pairs of a page and kind; the exact counts beside them are never capped."""
 
-    max_a_page: int = Field(400, ge=1)
+    max_a_page: int = Field(400, ge=1, description="sampled pairs of a page and kind")
 
 
 class Flows(Strict):
     """Generator rows: cuts of a day's walk and the next `future` items after each."""
 
-    future: int = Field(8, ge=1, le=64)
+    future: int = Field(8, ge=1, le=64, description="next items that a row holds")
     cuts_a_day: int = Field(4, ge=1, description="at most this many cuts a user and day, chosen by hash")
     actions: list[str] | None = Field(None, description="actions whose item counts as an interest; None takes all with an item")
 
@@ -128,9 +128,9 @@ class Split(Strict):
     was trained on must not be among the rows that read its output: it gets days, or folds of users, of its own.
     """
 
-    train_days: int = Field(2, ge=1)
-    test_days: int = Field(1, ge=1)
-    validate_hours: int = Field(6, ge=1, le=48)
+    train_days: int = Field(2, ge=1, description="days before the test days")
+    test_days: int = Field(1, ge=1, description="the newest days")
+    validate_hours: int = Field(6, ge=1, le=48, description="the end of the train days, which picks the epoch")
     generator_days: int = Field(0, ge=0, description="the first n train days train the generator, and no model but it")
     generator_folds: int = Field(1, ge=1, le=8, description="one generator a fold of users, trained on the users of all others")
 

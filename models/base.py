@@ -21,13 +21,13 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(16, ge=4, multiple_of=4, description="columns of the embedding tables")
-    seed: int = Field(7, ge=0, lt=2**31)
-    epochs: int = Field(3, ge=1)
+    seed: int = Field(7, ge=0, lt=2**31, description="of weights, order of rows and dropout")
+    epochs: int = Field(3, ge=1, description="most passes over the training rows")
     items_a_batch: int = Field(4_096, ge=1, description="shown items (or pairs) of a global batch, about")
     learning_rate: float = Field(2e-3, gt=0, description="AdamW, dense layers")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW, dense layers")
     table_learning_rate: float = Field(0.05, gt=0, description="row-wise Adagrad, embedding tables")
-    patience: int = Field(1, ge=0, description="epochs without a better validation loss before training stops")
+    patience: int = Field(1, ge=0, description="epochs without a better validation AUC (a generator: loss) before training stops")
 
 
 class Model(nn.Module):
