@@ -30,7 +30,8 @@ def recipe_page() -> str:
     """The page as Markdown."""
     own = [(name, kind) for name, field in recipe.Recipe.model_fields.items() if name != "source" and (kind := _section(field))]
     models = [(f"models.{name}", model.config_type) for name, model in sorted(CATALOG.items())]
-    parts: list[tuple[str, type[BaseModel]]] = [*_SECTIONS, *own, ("simulator", SimulatorSettings), ("models.NAME (every model)", ModelConfig)]
+    parts: list[tuple[str, type[BaseModel]]] = [
+        *_SECTIONS, *own, ("simulator", SimulatorSettings), ("models.NAME (every model)", ModelConfig)]
     tables = [_table(name, kind, {}) for name, kind in parts]
     return "".join([_HEAD, *tables, *(_table(name, kind, ModelConfig.model_fields) for name, kind in models)])
 
