@@ -71,6 +71,7 @@ def registered(folder: Path, name: str, **settings: object) -> Version:
     return Registry().register(Candidate(f"small-{name}", "small", made, "f", example(), tags={"day": DAY}))
 
 
+@pytest.mark.drill
 def test_scores_from_the_tables_are_those_of_the_exported_module(spark: SparkSession, home: Path) -> None:
     lake, version = filled(spark), registered(home / "made", "tarq", dim=16, codes=8)
     made = export_version(spark, lake, version, Registry())

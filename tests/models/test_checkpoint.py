@@ -94,7 +94,7 @@ def test_a_missing_or_damaged_artifact_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_model_lists_those_there_are() -> None:
     with pytest.raises(ModelError, match="no model is called 'dlrm'; the models are amen, ccn, dei2n, dihn, din, item2vec, nif, "
-                       "tarq, target_attention, two_tower"):
+                       "target_attention, tarq, two_tower"):
         model_class("dlrm")
 
 
