@@ -150,4 +150,4 @@ def _svg(figure: Figure) -> str:
     # Inside a page only the <svg> element itself is wanted; ids must not meet those of the next picture.
     text = text[text.index("<svg"):]
     mark = f"f{zlib.crc32(text.encode()):08x}"
-    return re.sub(r'(id="|#)([A-Za-z][\w.]*)(?=["\)])', rf"\1{mark}-\2", text)
+    return re.sub(r'(\bid="|href="#|url\(#)([A-Za-z][\w.]*)(?=["\)])', rf"\1{mark}-\2", text)
