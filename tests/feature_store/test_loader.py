@@ -131,6 +131,7 @@ print(json.dumps([stream.steps(0), len(batches), sum(int((b.row >= 0).sum()) for
 """
 
 
+@pytest.mark.drill
 def test_two_processes_take_equal_steps_on_lopsided_files(tmp_path: Path) -> None:
     files, encoded = write(tmp_path, [[5], [20] * 9])
     running = [subprocess.Popen([sys.executable, "-c", _RANK, json.dumps([files, ROWS, rank])], stdout=subprocess.PIPE, text=True)

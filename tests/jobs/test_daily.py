@@ -66,6 +66,7 @@ def conf(tmp_path: Path, exposures: bool = True) -> Path:
     return path
 
 
+@pytest.mark.drill
 def test_a_day_is_built_in_order_once_and_late_rows_reach_the_day_they_belong_to(
         spark: SparkSession, lake: Lake, tmp_path: Path, data: Path) -> None:
     path = conf(tmp_path)
