@@ -10,7 +10,6 @@ tables lose. Settings of an arm are those that the recipe gives its model, else 
 
 import argparse
 import json
-import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from feature_store.home import cache_root, lake_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.revision import code_revision
 from feature_store.tables import Lake, fingerprint
-from jobs.comparison import Apart, apart, by_arm, markdown
+from jobs.comparison import apart, by_arm, markdown
 from jobs.evaluate import evaluate, save, tables
 from jobs.train import launch, spec_of
 from jobs.train_models import Part, encoded, window_state
@@ -32,6 +31,7 @@ from models import metrics
 from models.artifact import load_artifact
 from models.base import Model
 from models.evaluation import headline
+from models.progress import compared_by
 from models.quantised import quantise_tables, table_bytes
 from models.scoring import page_scores
 
@@ -160,7 +160,7 @@ def report(prepared: Prepared) -> None:
         [arm, str(len(found[arm])), *(f"{_mean(found[arm], m):.4f}" for m in METRICS)] for arm in arms]))
     pairs = [(left, right) for left, right in SHOWN if left in found and right in found]
     print(markdown(["difference", *METRICS[:3], "detectable (GAUC)"], [
-        [f"{left} − {right}", *(_said(apart(found[left], found[right], m)) for m in METRICS[:3]),
+        [f"{left} − {right}", *(str(apart(found[left], found[right], m)) for m in METRICS[:3]),
          f"{apart(found[left], found[right], 'gauc').detectable:.4f}"] for left, right in pairs]))
     if all(arm in found for arm in (LOWER, STUDENT, UPPER)):
         gap = apart(found[UPPER], found[LOWER], "gauc")
@@ -187,12 +187,8 @@ def _int8(results: dict[int, Any], key: str) -> float:
 
 def _code(results: dict[int, Any], name: str) -> float:
     """Mean over seeds, of the epoch that was kept."""
-    best = [min(own["history"], key=lambda row: row["validate_loss"]) for own in results.values()]
+    best = [min(own["history"], key=compared_by) for own in results.values()]
     return statistics.fmean(row[f"validate_code_{name}"] for row in best)
-
-
-def _said(found: Apart) -> str:
-    return f"{found.value:+.4f}" if math.isnan(found.low) else f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def main() -> None:

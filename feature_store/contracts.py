@@ -246,26 +246,27 @@ VOCABULARY = Contract(
     serial=True,
 )
 
+_OF_A_VERSION = ("ds", "model", "model_version")
+
+_MADE_BY = (_must("model", TEXT), _must("model_version", TEXT), _must("ds", TEXT))
+
 SCORES = Contract(
     name="scores",
     row="one page, and the click probability that a registered version gives each of its shown items",
     schema=pa.schema([
         _must("page_id", TEXT), _must("user_id", TEXT), _must("cut_time", TIME), _must("scenario", TEXT), _many("item_id", TEXT),
-        _many("position", INT), _many("score", REAL), _must("model", TEXT), _must("model_version", TEXT), _must("ds", TEXT),
+        _many("position", INT), _many("score", REAL), *_MADE_BY,
     ]),
     key=("page_id",),
     sort=("user_id", "cut_time", "page_id"),
-    partition=("ds", "model", "model_version"),
+    partition=_OF_A_VERSION,
 )
-
-_OF_A_VERSION = ("ds", "model", "model_version")
 
 RETRIEVED = Contract(
     name="retrieved",
     row="one user, and the items that a registered version expects of them next, the best first",
     schema=pa.schema([
-        _must("user_id", TEXT), _must("cut_time", TIME), _many("item_id", TEXT), _many("score", REAL), _must("model", TEXT),
-        _must("model_version", TEXT), _must("ds", TEXT),
+        _must("user_id", TEXT), _must("cut_time", TIME), _many("item_id", TEXT), _many("score", REAL), *_MADE_BY,
     ]),
     key=("user_id",),
     sort=("user_id",),
@@ -277,7 +278,7 @@ ITEM_SIDE = Contract(
     row="one item as a registered version sees it before anybody asks: its vector, and its codes where the version has code books",
     schema=pa.schema([
         _must("item_id", TEXT), pa.field("category_id", TEXT), _many("codes", INT), _many("vector", pa.float32()),
-        _must("model", TEXT), _must("model_version", TEXT), _must("ds", TEXT),
+        *_MADE_BY,
     ]),
     key=("item_id",),
     sort=("item_id",),
@@ -288,8 +289,7 @@ CODE_BOOKS = Contract(
     name="code_books",
     row="one code of one level of the code books of a registered version",
     schema=pa.schema([
-        _must("level", INT), _must("code", INT), _many("vector", pa.float32()), _must("model", TEXT), _must("model_version", TEXT),
-        _must("ds", TEXT),
+        _must("level", INT), _must("code", INT), _many("vector", pa.float32()), *_MADE_BY,
     ]),
     key=("level", "code"),
     sort=("level", "code"),

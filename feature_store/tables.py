@@ -307,7 +307,7 @@ class Table:
         files = self.files(days, version) if self.exists() else []
         if not files:
             return schema.empty_table()
-        tables = [_with_partitions(pads.dataset(f, format="parquet"), f, wanted).cast(_lenient(schema)) for f in files]
+        tables = [_with_partitions(pads.dataset(f, format="parquet"), f, wanted).cast(lenient(schema)) for f in files]
         return pa.concat_tables(tables)
 
     def clean_orphans(self, older_than_s: float = 86_400.0) -> list[str]:
@@ -351,7 +351,8 @@ def _with_partitions(dataset: Any, file: str, columns: list[str]) -> pa.Table:
     return table.select(columns)
 
 
-def _lenient(schema: pa.Schema) -> pa.Schema:
+def lenient(schema: pa.Schema) -> pa.Schema:
+    """A schema with columns that all may be null, as Arrow has them while they are put together."""
     return pa.schema([f.with_nullable(True) for f in schema])
 
 

@@ -1,13 +1,11 @@
 """The table and the picture of an ablation, and their place in MLflow."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from feature_store.recipe import Recipe
 from jobs.ablation import FULL, METRICS, Prepared, Row, compare, finished
-from jobs.comparison import Apart, keep, markdown
-from models.gate import interval
+from jobs.comparison import keep, markdown
 from models.registry import Registry
 from models.report_plots import differences
 
@@ -32,16 +30,10 @@ def table(rows: Sequence[Row]) -> str:
     heads = ["arm", "seeds", *METRICS, *(f"{FULL} minus arm, {name}" for name in METRICS[:3]), "detectable (GAUC)"]
     lines = []
     for row in rows:
-        apart = [*(_apart(row.apart[m]) for m in METRICS[:3]), f"{row.apart['gauc'].detectable:.4f}"]
+        apart = [*(str(row.apart[m]) for m in METRICS[:3]), f"{row.apart['gauc'].detectable:.4f}"]
         apart = [""] * len(apart) if row.arm == FULL else apart
         lines.append([row.arm, str(row.seeds), *(f"{row.means[name]:.4f}" for name in METRICS), *apart])
     return markdown(heads, lines)
-
-
-def _apart(found: Apart) -> str:
-    if math.isnan(found.value):
-        return "no seed in common"
-    return f"{found.value:+.4f}" if math.isnan(found.low) else interval(found.value, found.low, found.high)
 
 
 def written(prepared: Prepared) -> tuple[Path, Path]:

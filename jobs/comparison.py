@@ -13,6 +13,7 @@ import pandas as pd
 
 from feature_store.recipe import Recipe
 from models.bootstrap import DETECTABLE
+from models.gate import interval
 from models.registry import Registry
 
 _NORMAL = 1.96
@@ -29,6 +30,11 @@ class Apart:
     low: float
     high: float
     detectable: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "no seed in common"
+        return f"{self.value:+.4f}" if math.isnan(self.low) else interval(self.value, self.low, self.high)
 
 
 def by_arm(results: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:

@@ -27,11 +27,11 @@ from feature_store.errors import ModelError, TableError
 from feature_store.home import home
 from feature_store.revision import source_digest
 from feature_store.session import spark_schema
-from feature_store.tables import Lake, Table
+from feature_store.tables import Lake, Table, lenient
 from feature_store.vocabulary import Vocabulary
 from jobs.day import Made, build_day, day_start
 from jobs.evaluate import save
-from jobs.score import of_version, ship
+from jobs.score import named, of_version, ship
 from jobs.train import Spec
 from models.artifact import VOCABULARY, WEIGHTS, Weights, load_artifact, save_artifact
 from models.base import Model
@@ -147,12 +147,12 @@ def _item_side(spark: SparkSession, lake: Lake, version: Version, artifact: Path
         known = catalogue(spark, lake, ds)
         archive = ship(spark, artifact, f"{version.name}-{version.version}")
         rows = known.mapInArrow(partial(_sides, archive=archive), spark_schema(_ITEM))
-        return Made(_named(rows, ds, key), lambda back: {"in": known.count(), "out": back.count()})
+        return Made(named(rows, version, ds), lambda back: {"in": known.count(), "out": back.count()})
 
     build_day(lake.table("item_side"), ds, inputs, sides, **key)
     if isinstance(model, Tarq):
         rows = spark.createDataFrame(_books(model), spark_schema(_BOOK))
-        made = Made(_named(rows, ds, key), lambda back: {"in": model.config.levels * model.config.codes, "out": back.count()})
+        made = Made(named(rows, version, ds), lambda back: {"in": model.config.levels * model.config.codes, "out": back.count()})
         build_day(lake.table("code_books"), ds, inputs, lambda _: made, **key)
     found = item_side(lake.table("item_side"), ds, version)
     vectors = np.stack(found["vector"].to_numpy())
@@ -175,10 +175,6 @@ def item_side(table: Table, ds: str, version: Version) -> pa.Table:
     return found.filter(of_version(found, version)).drop_columns(["model", "model_version"])
 
 
-def _named(rows: DataFrame, ds: str, key: Mapping[str, str]) -> DataFrame:
-    return rows.withColumns({name: F.lit(value) for name, value in {**key, "ds": ds}.items()})
-
-
 def _sides(batches: Iterator[pa.RecordBatch], archive: str) -> Iterator[pa.RecordBatch]:
     """Runs on Spark's workers: item_id, category_id -> rows of `item_side`."""
     folder = SparkFiles.get(archive)
@@ -186,7 +182,7 @@ def _sides(batches: Iterator[pa.RecordBatch], archive: str) -> Iterator[pa.Recor
     for batch in batches:
         ids = [batch.column(name) for name in ("item_id", "category_id")]
         codes, vectors = sides(model, words, *ids)
-        yield pa.RecordBatch.from_arrays([*ids, _lists(codes.astype(np.int32)), _lists(vectors)], schema=_lenient(_ITEM))
+        yield pa.RecordBatch.from_arrays([*ids, _lists(codes.astype(np.int32)), _lists(vectors)], schema=lenient(_ITEM))
 
 
 @torch.no_grad()
@@ -207,10 +203,6 @@ def _lists(rows: np.ndarray) -> pa.Array:
 
 def _books(model: Tarq) -> list[tuple[int, int, list[float]]]:
     return [(level, code, vector) for level, book in enumerate(model.quantiser.books.tolist()) for code, vector in enumerate(book)]
-
-
-def _lenient(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([f.with_nullable(True) for f in schema])
 
 
 @lru_cache(maxsize=1)  # a worker outlives its tasks

@@ -21,10 +21,10 @@ from feature_store.errors import ModelError, TableError
 from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.session import spark_schema
-from feature_store.tables import Lake
+from feature_store.tables import Lake, lenient
 from jobs.context import CODE, CONTEXT_COLUMNS, with_context
 from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
-from jobs.score import ship
+from jobs.score import named, ship
 from models.artifact import describe
 from models.registry import Registry, Version
 from models.retriever import Retriever
@@ -55,8 +55,7 @@ def retrieve(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, version: 
             "cut_time", F.lit(day_start(ds) + timedelta(1)))
         walks = with_context(cuts, lake.read(spark, "movelines", days), lake.read(spark, "visits", days), recipe.movelines)
         found = retrieved(walks, archive, most)
-        named = found.withColumns({"model": F.lit(version.name), "model_version": F.lit(str(version.version)), "ds": F.lit(ds)})
-        return Made(named, lambda back: {"in": movelines.rows, "out": back.count()}, arranged=True)
+        return Made(named(found, version, ds), lambda back: {"in": movelines.rows, "out": back.count()}, arranged=True)
 
     inputs = partial(inputs_of, lake, {"movelines": days, "visits": days}, _MODULES, config)
     return build_day(lake.table("retrieved"), ds, inputs, make, model=version.name, model_version=str(version.version))
@@ -95,8 +94,7 @@ def _retrieved(batches: Iterator[pa.RecordBatch], archive: str, most: int) -> It
             items, scores = retriever.top(rows, most)
             lists = pa.array(items, pa.list_(pa.string())), pa.array(scores, pa.list_(pa.float64()))
             made = [rows["user_id"], rows["cut_time"], *lists]
-            schema = pa.schema([f.with_nullable(True) for f in _MADE])
-            yield pa.Table.from_arrays(made, _MADE.names).cast(schema).combine_chunks().to_batches()[0]
+            yield pa.Table.from_arrays(made, _MADE.names).cast(lenient(_MADE)).combine_chunks().to_batches()[0]
 
 
 @lru_cache(maxsize=1)  # a worker outlives its tasks

@@ -1,7 +1,7 @@
 """Run one job for some days: what `moveline JOB` and `spark-submit jobs/main.py JOB` both do."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
@@ -66,6 +66,7 @@ def days_asked(recipe: Recipe, ds: str | None) -> list[str]:
 
 def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Callable[[str], None]) -> list["DayResult"]:
     """Build the table(s) of one job for some days, in one Spark session; one line is said for each day of each table."""
+    from feature_store.contracts import CONTRACTS
     from feature_store.session import spark_session
     from feature_store.tables import Lake
 
@@ -84,16 +85,14 @@ def run_tables(job: str, conf: Path, data: str | None, ds: str | None, say: Call
             for result in _built(job, spark, recipe, lake, day, folder, conf):
                 results.append(result)
                 say(line(result))
-        _clean(lake, say)
+        _clean(lake, CONTRACTS if job == "daily" else {"rejects", *(r.table for r in results)}, say)
     finally:
         spark.stop()
     return results
 
 
-def _clean(lake: Any, say: Callable[[str], None]) -> None:
-    from feature_store.contracts import CONTRACTS
-
-    removed = [path for name in CONTRACTS for path in lake.table(name).clean_orphans()]
+def _clean(lake: Any, names: Iterable[str], say: Callable[[str], None]) -> None:
+    removed = [path for name in names for path in lake.table(name).clean_orphans()]
     if removed:
         say(f"deleted {len(removed)} files that runs which were cut short had left")
 

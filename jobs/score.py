@@ -24,7 +24,7 @@ from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
 from feature_store.session import spark_schema
-from feature_store.tables import Lake, Table
+from feature_store.tables import Lake, Table, lenient
 from jobs.day import DayResult, Made, build_day
 from models.artifact import describe
 from models.ranker import INPUT, Ranker
@@ -69,8 +69,8 @@ def score_day(spark: SparkSession, lake: Lake, ds: str, version: Version, archiv
 
     def make(_: object) -> Made:
         rows = scored(pages.read(spark, [ds]), archive)
-        named = rows.withColumns({"model": F.lit(version.name), "model_version": F.lit(str(version.version)), "ds": F.lit(ds)})
-        return Made(named, lambda back: {"in": found.rows, "out": back.count()}, arranged=True)  # pages lie by user already
+        # Pages lie by user already.
+        return Made(named(rows, version, ds), lambda back: {"in": found.rows, "out": back.count()}, arranged=True)
 
     before = spark.conf.get(_BATCH)
     spark.conf.set(_BATCH, str(PAGES_AT_ONCE))
@@ -112,7 +112,7 @@ def _with_scores(pages: pa.Table, scores: np.ndarray) -> pa.RecordBatch:
     offsets = pa.array(np.asarray(items.offsets) - items.offsets[0].as_py(), pa.int32())
     columns = [own.column(name) for name in _COPIED] + [pa.ListArray.from_arrays(offsets, pa.array(scores, pa.float64()))]
     made = pa.Table.from_arrays(columns, [*_COPIED, "score"]).select(_MADE.names)
-    return made.cast(pa.schema([f.with_nullable(True) for f in _MADE])).to_batches()[0]
+    return made.cast(lenient(_MADE)).to_batches()[0]
 
 
 @lru_cache(maxsize=1)  # a worker outlives its tasks
@@ -125,6 +125,11 @@ def scores_of(table: Table, ds: str, version: Version) -> pa.Table:
     wanted = ["page_id", "item_id", "position", "score", "model", "model_version"]
     found = table.read_arrow([ds], wanted)
     return found.filter(of_version(found, version)).drop_columns(["model", "model_version"])
+
+
+def named(rows: DataFrame, version: Version, ds: str) -> DataFrame:
+    """Rows with the columns that say which version made them, and of which day."""
+    return rows.withColumns({"model": F.lit(version.name), "model_version": F.lit(str(version.version)), "ds": F.lit(ds)})
 
 
 def of_version(found: pa.Table, version: Version) -> pa.Array:

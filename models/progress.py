@@ -3,8 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -87,3 +88,11 @@ def progress_line(name: str, rank: int, steps: int) -> Iterator[Show]:
                 log.info("%s epoch %d step %d/%d  %s", name, epoch, step, steps, meter.line())
 
         yield show
+
+
+def compared_by(epoch: Mapping[str, Any]) -> float:
+    """What epochs of a history are compared by, less is better: minus the validation AUC of what ranks, else the validation loss.
+
+    What ranks is compared by how it ranks: at an epoch's end the loss also wavers with the level of all scores.
+    """
+    return -epoch["validate_auc"] if "validate_auc" in epoch else epoch["validate_loss"]

@@ -67,7 +67,7 @@ def report(title: str, result: Mapping[str, Any], history: Sequence[Mapping[str,
     sections = [
         ("Against the baselines", _wide(_metric_table(result)), _note(result)),
         ("Training", plots.training(history) if history else "",
-         "Loss of each epoch; the epoch with the best validation loss was kept."),
+         "Loss of each epoch; kept was the one with the best validation AUC, or loss where nothing is ranked."),
         ("Code books", _code_table(history), "Codes of the shown items of the validation rows, by epoch. Entropy in nats."),
         ("ROC", plots.roc(curves["roc"]) if "roc" in curves else "", "Held-out rows, viewed items only."),
         ("Calibration", plots.calibration(curves["calibration"]) if "calibration" in curves else "",

@@ -17,7 +17,7 @@ from models.base import Batch, Model
 from models.checkpoint import Checkpoints
 from models.distributed import Place, from_all_ranks, fused_state, gather, shard, spread, spread_fused
 from models.losses import global_loss, weighted_auc
-from models.progress import Meter, progress_line
+from models.progress import Meter, compared_by, progress_line
 
 
 class Stream(Protocol):
@@ -38,7 +38,7 @@ class Progress:
     epoch: int = 0
     step_of_epoch: int = 0
     best_epoch: int = -1
-    best: float = math.inf
+    best_figure: float = math.inf
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -151,10 +151,9 @@ class Trainer:
         if self.validate is not None:
             found = self.evaluate(self.validate)
             p.history[-1].update({f"validate_{name}": value for name, value in found.items()})
-            # What ranks is compared by how it ranks: at an epoch's end the loss also wavers with the level of all scores.
-            figure = -found["auc"] if "auc" in found else found["loss"]
-            if figure < p.best:
-                p.best, p.best_epoch, self.best = figure, p.epoch, self._current()
+            figure = compared_by(p.history[-1])
+            if figure < p.best_figure:
+                p.best_figure, p.best_epoch, self.best = figure, p.epoch, self._current()
         p.epoch, p.step_of_epoch = p.epoch + 1, 0
         self._checkpoint()
 
