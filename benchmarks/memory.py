@@ -1,21 +1,27 @@
-"""Peak memory of a command and all its children (JVM, Python workers, ranks): `python benchmarks/memory.py moveline daily`.
+"""Peak memory of a command and of every `moveline` task below it, each with all its children (JVM, Python workers, ranks):
 
-What the processes of the tree hold is added up ten times a second; memory that several share is divided among them (Linux's PSS).
+    python benchmarks/memory.py --limit-gib 4 make demo
+
+What the processes of a tree hold is added up twice a second; memory that several share is divided among them (Linux's
+PSS). With a limit, a task that held more makes the exit code 1.
 """
 
+import argparse
 import subprocess
 import sys
 import time
 
 import psutil
 
-_EVERY_S = 0.1
+_EVERY_S = 0.5
+_MAIN = "jobs/main.py"
+Held = dict[str, int]
 
 
-def held(root: psutil.Process) -> dict[str, int]:
+def held(root: psutil.Process) -> Held:
     """Bytes of the processes of a tree by name."""
-    found: dict[str, int] = {}
-    for process in [root, *root.children(recursive=True)]:
+    found: Held = {}
+    for process in _tree(root):
         try:
             found[process.name()] = found.get(process.name(), 0) + process.memory_full_info().pss
         except psutil.Error:
@@ -23,23 +29,68 @@ def held(root: psutil.Process) -> dict[str, int]:
     return found
 
 
-def main() -> None:
-    """Run the command of the arguments, then say its peak and its exit code."""
-    started = time.monotonic()
-    process = subprocess.Popen(sys.argv[1:])
-    root, peak = psutil.Process(process.pid), {"": 0}
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def task(process: psutil.Process) -> str:
+    """The task that a process runs, as its arguments say it; nothing for other processes."""
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return ""
+    place = next((n for n, word in enumerate(line) if word.endswith(_MAIN)), None)
+    return "" if place is None else " ".join(word for word in line[place + 1:] if word and not word.startswith(("-", "/")))
+
+
+def tasks(root: psutil.Process) -> dict[str, Held]:
+    """What every task below a process holds now. A task is the topmost process of its kind: a JVM, with Python below it."""
+    found: dict[str, Held] = {}
+    for process in _tree(root):
+        name = task(process)
+        if name and not any(task(parent) for parent in _parents(process)):
+            found[name] = held(process)
+    return found
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.parents()
+    except psutil.Error:
+        return []
+
+
+def watch(process: subprocess.Popen) -> dict[str, Held]:
+    """The largest that the whole command (its name is empty) and each of its tasks held at one time."""
+    root, most = psutil.Process(process.pid), {"": Held()}
     while process.poll() is None:
-        try:
-            now = held(root)
-        except psutil.Error:
-            break
-        if sum(now.values()) > sum(peak.values()):
-            peak = now
+        for name, now in {"": held(root), **tasks(root)}.items():
+            if sum(now.values()) > sum(most.get(name, {}).values()):
+                most[name] = now
         time.sleep(_EVERY_S)
-    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in sorted(peak.items(), key=lambda kv: -kv[1]) if size)
-    seconds = time.monotonic() - started
-    print(f"{' '.join(sys.argv[1:])}: peak {sum(peak.values()) / 2**30:.2f} GiB ({parts}), {seconds:.0f} s, exit {process.wait()}")
-    sys.exit(process.returncode)
+    return most
+
+
+def main() -> None:
+    """Run the command of the arguments, then say its peak and those of its tasks, and its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit-gib", type=float, default=float("inf"), help="no task may hold more")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
+    asked = parser.parse_args()
+    started = time.monotonic()
+    process = subprocess.Popen(asked.command)
+    most = watch(process)
+    for name, peak in most.items():
+        parts = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in sorted(peak.items(), key=lambda kv: -kv[1])[:4])
+        print(f"{sum(peak.values()) / 2**30:5.2f} GiB  {name or 'everything at once'} ({parts})")
+    print(f"{' '.join(asked.command)}: {time.monotonic() - started:.0f} s, exit {process.returncode}")
+    above = [name for name, peak in most.items() if name and sum(peak.values()) > asked.limit_gib * 2**30]
+    if above:
+        print(f"FAILED: more than {asked.limit_gib} GiB were held by {', '.join(above)}")
+    sys.exit(process.returncode or bool(above))
 
 
 if __name__ == "__main__":

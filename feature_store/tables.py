@@ -325,7 +325,8 @@ class Table:
         root = Path(self.path)
         if not self.exists() or not root.is_dir():
             return []
-        named = {unquote(a) for a in _every_path_named(self.open())}
+        data = {Path(unquote(a)) for a in _every_path_named(self.open())}
+        named = {str(p) for path in data for p in (path, path.with_name(f".{path.name}.crc"))}
         limit = time.time() - older_than_s
         return [str(p) for p in sorted(root.rglob("*")) if p.is_file() and "_delta_log" not in p.parts
                 and str(p.relative_to(root)) not in named and p.stat().st_mtime < limit]

@@ -1,6 +1,9 @@
 """`make demo`: everything once, under a real Airflow, then stop what was started."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,13 +15,13 @@ from typing import Any
 import typer
 
 from feature_store.errors import MovelineError
-from feature_store.home import lake_root, raw_root
+from feature_store.home import home, lake_root, raw_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.tables import Lake
-from jobs import follow, inspect_lake, inspect_models, services
+from jobs import follow, inspect_lake, inspect_models, processes, services
 from jobs.airflow_api import AirflowApi
 from jobs.preflight import check
-from jobs.run_job import days_asked, run_simulate
+from jobs.run_job import days_asked
 from jobs.terminal import console, grid
 
 
@@ -73,7 +76,13 @@ def _simulate(recipe: Recipe, conf: Path, say: Any) -> None:
         say(f"using the simulated log that is already in {raw_root(recipe.name)}")
         return
     say("writing a simulated log")
-    run_simulate(conf, say)
+    # In a process of its own: Spark takes over Ctrl-C where it starts, and its JVM would stay until the demo ends.
+    command = [sys.executable, "-m", "jobs.main", "simulate", "--conf", str(conf)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, processes.MARK: str(home())}) as running:
+        for line in running.stdout or ():
+            say(line.rstrip())
+    if running.returncode:
+        raise MovelineError(f"the simulated log could not be written; `moveline simulate --conf {conf}` tries it again")
 
 
 @contextmanager

@@ -51,7 +51,12 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial.mkdir(mode=0o700)
         dist.barrier()
-        save(_state(wrapped, dense), checkpoint_id=str(partial / "tensors"))
+        try:
+            save(_state(wrapped, dense), checkpoint_id=str(partial / "tensors"))
+        except CheckpointException as error:
+            # No Exception for Python, so that nothing that waits for one would see it: what is behind it is raised.
+            reason, _ = next(iter(error.failures.values()))
+            raise reason from None
         if dist.get_rank() == 0:
             if best is not None:
                 save_file(best.model, partial / "best.safetensors")

@@ -1,8 +1,11 @@
 """Shared fixtures: one Spark session for all tests, a lake in a folder of its own, and the real logs where they are present."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -31,3 +34,24 @@ def real_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"SKIPPED REAL DATA: no real logs at {SHARED}; set MOVELINE_TEST_DATA to their folder")
     return SHARED
+
+
+@pytest.fixture
+def recovery(record_property: Callable[[str, object], None]) -> Callable[[str], AbstractContextManager[None]]:
+    """Measures how long it takes until all is right again after a fault; a run of drills lists these times at its end."""
+    @contextmanager
+    def measured(fault: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        record_property("measured", f"{time.perf_counter() - started:6.1f} s  {fault}")
+
+    return measured
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Drills: the recovery times that docs/reliability.md has in its table, and what else was measured."""
+    done = [r for r in terminalreporter.getreports("passed") if getattr(r, "when", "") == "call"]
+    lines = sorted(str(value) for r in done for name, value in r.user_properties if name == "measured")
+    if lines:
+        terminalreporter.write_sep("-", "recovered after, and measured")
+        terminalreporter.write_line("\n".join(lines))

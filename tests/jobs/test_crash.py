@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def test_of_two_processes_that_write_a_day_at_once_one_wins_on_the_first_write_a
 @pytest.mark.parametrize(("point", "exists"), [("computing", False), ("files_written", True), ("any_moment", True)])
 def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same_content(
         spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], writers: Callable[[int], list[Writer]], point: str,
-        exists: bool) -> None:
+        exists: bool, recovery: Callable[[str], AbstractContextManager[None]]) -> None:
     lake, want = ready, calm[1][20]
     table, folder = lake.table("movelines"), Path(lake.table("movelines").path)
     if exists:
@@ -212,10 +212,30 @@ def test_a_job_killed_at_any_point_leaves_the_old_day_and_runs_again_to_the_same
         assert len(visible_tokens(spark, lake)) == 100 and max(visible_tokens(spark, lake)) == 20
     else:  # killed before it: all of the old day
         assert visible_tokens(spark, lake) == ([5] * 100 if exists else [])
-    build(spark, recipe(20), lake, DAY)
+    with recovery(f"a table's job killed ({point.replace('_', ' ')}): the table again"):
+        build(spark, recipe(20), lake, DAY)
     assert content(lake).digest == want and len(visible_tokens(spark, lake)) == 100, f"killed after {pause} s"
     named = {Path(f).parent for f in table.files([DAY])}
     assert len(named) == 1
+
+
+def test_a_driver_that_outlives_its_retry_changes_nothing_any_more(
+        spark: SparkSession, ready: Lake, calm: tuple[Path, dict[int, str]], writers: Callable[[int], list[Writer]]) -> None:
+    """Airflow has given it up and started the job again: the second try is done before the first wakes up."""
+    lake, table = ready, ready.table("movelines")
+    [old] = writers(1)
+    old.go(lake, recipe(8), together=True)
+    assert old.heard() == "begun"
+    assert build(spark, recipe(20), lake, DAY).status == "built"
+    version = table.version()
+    old.say("go on")
+    said = json.loads(old.heard())
+    assert said[0] == "conflict" and "nothing of this run was made visible" in said[1]
+    assert (table.version(), content(lake).digest) == (version, calm[1][20]) and max(visible_tokens(spark, lake)) == 20
+    # What it wrote lies about until it is older than the longest job; then it goes, and only that.
+    left = table.orphans(older_than_s=0)
+    assert left and {Path(f).parent.name for f in left}.isdisjoint({Path(f).parent.name for f in table.files([DAY])})
+    assert table.clean_orphans(older_than_s=0) == left and len(visible_tokens(spark, lake)) == 100
 
 
 def test_running_twice_gives_the_same_content_and_no_new_version(spark: SparkSession, ready: Lake) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from models.scoring import page_scores
 from tests.models.registered import candidate, example, raw_pages, vocabulary
 
 READY_S = 120.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,16 @@ def test_bad_input_gets_status_400_and_the_name_of_the_column(server: str) -> No
         answer = ask(server, {"dataframe_records": [row]})
         assert answer.status_code == 400 and says in answer.json()["message"], answer.text
         assert "stack_trace" not in answer.json()
+
+
+@pytest.mark.drill
+def test_half_a_minute_of_load_from_another_process_is_answered_without_an_error(
+        server: str, folder: Path, record_property: Callable[[str, object], None]) -> None:
+    page = folder / "page.json"
+    page.write_text(json.dumps({"dataframe_records": example().iloc[:1].to_dict(orient="records")}))
+    load = subprocess.run([sys.executable, "benchmarks/rest_load.py", server, str(page), "--seconds", "30"], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+    assert load.returncode == 0, load.stdout + load.stderr
+    said, found = load.stdout.splitlines()[0], json.loads(load.stdout.splitlines()[1])
+    assert found["errors"] == 0 and found["requests"] > 300 and found["seconds"] >= 30
+    record_property("measured", f"REST: {said}")
