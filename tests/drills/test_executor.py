@@ -1,4 +1,4 @@
-"""kill -9 of a Spark executor while a day is built on a cluster: Spark starts another, and the tables are what they would have been."""
+"""kill -9 of a Spark executor while a day is built: Spark starts another, and the tables are what they would have been."""
 
 from pathlib import Path
 

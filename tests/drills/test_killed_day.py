@@ -20,7 +20,8 @@ def has_data(table: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.drill
 @pytest.mark.timeout(1200)
-def test_a_day_killed_while_each_of_its_tables_is_written_ends_as_if_nothing_had_happened(tmp_path: Path, recovery: Recovery) -> None:
+def test_a_day_killed_while_each_of_its_tables_is_written_ends_as_if_nothing_had_happened(
+        tmp_path: Path, recovery: Recovery) -> None:
     recipe, calm, hurt = str(small(tmp_path, users=100)), tmp_path / "calm", tmp_path / "hurt"
     for command in ("simulate", "daily"):
         done(tmp_path, command, "--conf", recipe, MOVELINE_LAKE=str(calm))

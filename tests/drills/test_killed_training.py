@@ -32,7 +32,8 @@ def registered(home: Path) -> bool:
 
 def stages(home: Path) -> dict[str, Callable[[], bool]]:
     """When a run has just begun what is named: the file or the row that it leaves first."""
-    files = {"encoding": "encoded/**/*.parquet", "a checkpoint": "checkpoints/*/partial-step-*", "a later epoch": "checkpoints/*/step-*/best.safetensors",
+    files = {"encoding": "encoded/**/*.parquet", "a checkpoint": "checkpoints/*/partial-step-*",
+             "a later epoch": "checkpoints/*/step-*/best.safetensors",
              "the artifact": f"runs/*/model/{WEIGHTS}", "the evaluation": "runs/*/model/model.json", "the report": "runs/*/*.html"}
     seen = {name: partial(there, home / "cache" / "small", pattern) for name, pattern in files.items()}
     return {**seen, "the alias": partial(registered, home)}
