@@ -1,9 +1,10 @@
 """Peak memory of a command and of every `moveline` task below it, each with all its children (JVM, Python workers, ranks):
 
-    python benchmarks/memory.py --limit-gib 4 make demo
+    python benchmarks/memory.py --limit-gb 4 --tasks daily,train_model make demo
 
 What the processes of a tree hold is added up twice a second; memory that several share is divided among them (Linux's
-PSS). With a limit, a task that held more makes the exit code 1.
+PSS). With a limit, a task that held more makes the exit code 1,
+and so does one of the named tasks that was not seen at all.
 """
 
 import argparse
@@ -77,20 +78,24 @@ def watch(process: subprocess.Popen) -> dict[str, Held]:
 def main() -> None:
     """Run the command of the arguments, then say its peak and those of its tasks, and its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit-gib", type=float, default=float("inf"), help="no task may hold more")
+    parser.add_argument("--limit-gb", type=float, default=float("inf"), help="no task may hold more; 1 GB is 10^9 bytes")
+    parser.add_argument("--tasks", default="", help="tasks that must have been seen, separated by commas")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
     asked = parser.parse_args()
     started = time.monotonic()
     process = subprocess.Popen(asked.command)
     most = watch(process)
     for name, peak in most.items():
-        parts = ", ".join(f"{kind} {size / 2**30:.2f}" for kind, size in sorted(peak.items(), key=lambda kv: -kv[1])[:4])
-        print(f"{sum(peak.values()) / 2**30:5.2f} GiB  {name or 'everything at once'} ({parts})")
+        parts = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in sorted(peak.items(), key=lambda kv: -kv[1])[:4])
+        print(f"{sum(peak.values()) / 1e9:5.2f} GB  {name or 'everything at once'} ({parts})")
     print(f"{' '.join(asked.command)}: {time.monotonic() - started:.0f} s, exit {process.returncode}")
-    above = [name for name, peak in most.items() if name and sum(peak.values()) > asked.limit_gib * 2**30]
+    above = [name for name, peak in most.items() if name and sum(peak.values()) > asked.limit_gb * 1e9]
+    unseen = set(filter(None, asked.tasks.split(","))) - {name.partition(" ")[0] for name in most}
     if above:
-        print(f"FAILED: more than {asked.limit_gib} GiB were held by {', '.join(above)}")
-    sys.exit(process.returncode or bool(above))
+        print(f"FAILED: more than {asked.limit_gb:g} GB were held by {', '.join(above)}")
+    if unseen:
+        print(f"FAILED: no process of the task {', '.join(sorted(unseen))} was seen")
+    sys.exit(process.returncode or bool(above or unseen))
 
 
 if __name__ == "__main__":

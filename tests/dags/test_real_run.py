@@ -78,7 +78,8 @@ def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(ran: Ran
     version, = inspect_models.versions()
     assert version["model"] == "tiny-din" and version["alias"] == "champion" and version["fingerprint"]
     assert {r["metric"] for r in inspect_models.beside_baselines(version)} >= {"auc", "log_loss"}
-    assert "popularity" in ran.printed and "moveline up" in ran.printed
+    for said in ("popularity", "base rate", "rejected", "champion", "moveline up", "http://127.0.0.1:"):
+        assert said in ran.printed, said
 
     only, = ledger.read(model="tiny-din")
     assert (only.action, only.to_version) == ("promote", 1) and ", train_models " in only.by

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from feature_store.errors import ConfigError
 from feature_store.recipe import load_recipe
-from feature_store.simulator import world
+from feature_store.simulator import walk, world
 from feature_store.simulator.catalog import between, catalog_of, turned, unit
 from feature_store.simulator.intent import intents
 from feature_store.simulator.noise import Noise, draw
@@ -115,7 +115,11 @@ def test_the_walk_of_a_user_does_not_depend_on_who_else_is_computed() -> None:
         assert np.array_equal(getattr(whole, name)[100:140], getattr(alone, name)), name
 
 
-def test_no_scene_causality_leaves_the_intent_alone_to_the_bit() -> None:
+def test_no_scene_causality_leaves_the_intent_alone_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    drifting: list[np.ndarray] = []
+    monkeypatch.setattr(walk, "intents", lambda *given: drifting.append(intents(*given)) or drifting[-1])
+    alone = walk_of(SimulatorSettings(scene_causality=0.0), USERS, DAY)
+    assert len(drifting) == 1 and np.array_equal(alone.intent, drifting[0])  # the drift that no scene knows of
     free, _ = one_day(scene_causality=0.0)
     moved, _ = one_day(scene_causality=0.5)
     causes = np.isin(free.scene, (world.SEARCH, world.CAMPAIGN))

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from feature_store.contracts import CONTRACTS
 from feature_store.errors import ConflictError, TableError
+from feature_store.revision import code_revision
 from feature_store.session import spark_schema
 from feature_store.tables import Lake, Table
 
@@ -37,6 +38,7 @@ def test_replacing_a_day_leaves_other_days_and_older_versions(spark: SparkSessio
     write(table, vocabulary(spark, ["c"]))
     assert ids(spark, table) == ["c", "z"]
     assert ids(spark, table, version=first.version) == ["a", "b"]  # type: ignore[attr-defined]
+    assert first.revision == code_revision()  # type: ignore[attr-defined]
     assert table.days() == [DAY, "2026-01-06"]
     assert table.read_arrow([DAY], ["id", "ds"]).to_pydict() == {"id": ["c"], "ds": [DAY]}
 

@@ -4,6 +4,7 @@ In one file, so that tests in several processes ingest each log once.
 """
 
 import hashlib
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from feature_store.contracts import PAIR_KINDS
 from feature_store.recipe import Pages, load_recipe
 from feature_store.tables import Lake
 from jobs import pages, pairs
+from jobs.daily import NO_EXPOSURES, run_day
 from jobs.day import DayResult
 from jobs.ingest import build
 from tests.jobs.conftest import Ingested
@@ -53,6 +55,9 @@ def test_trivago(spark: SparkSession, trivago: Ingested, real_data: Path) -> Non
     assert tuple(found or ()) == (9_267, 1_814, 4_838, 257_230, 2_170_635, 1, 1, True)
     [reject] = lake.read(spark, "rejects").where("origin != 'pages'").collect()
     assert (reject.origin, reject.reason) == ("clicks", "click_not_shown")
+    click = json.loads(reject.row)
+    page = lake.read(spark, "exposures").where(F.col("page_id") == click["page_id"])
+    assert page.count() > 1 and page.where("clicked").count() == 0 and page.where(F.col("item_id") == click["item_id"]).count() == 0
 
 
 def test_trivago_shows_and_triggers_follow_the_proxy(spark: SparkSession, trivago: Ingested, real_data: Path) -> None:
@@ -88,6 +93,12 @@ def test_taobao_with_all_the_days_that_occur(spark: SparkSession, lake: Lake, re
     assert tuple(counts or ()) == (43, 3_276, 567)
     actions = {r.action: r["count"] for r in events.groupBy("action").count().collect()}
     assert actions == {"pv": 3_926, "cart": 190, "fav": 128, "buy": 77}
+    path = CONF / "taobao.yaml"
+    rest = [r for ds in days[2:4] for r in run_day(spark, load_recipe(path), lake, ds, str(real_data / "taobao"), path)]
+    rows = {(r.table, r.ds): r.counts.get("out") for r in rest}
+    assert [t for t, ds in rows if ds == days[3]] == ["events", "movelines", "visits", "vocabulary", "pages", "flows"]
+    assert {r.note for r in rest if r.table == "pages"} == {NO_EXPOSURES} and not lake.table("pages").exists()
+    assert all(rows[name, days[3]] for name in ("movelines", "visits", "vocabulary", "flows"))
 
 
 def test_ebnerd(spark: SparkSession, ebnerd: Ingested) -> None:

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from feature_store.errors import ModelError
 from feature_store.recipe import Recipe
-from jobs.train import TrainResult, launch, spec_of, train
+from jobs.train import Launcher, TrainResult, launch, spec_of, train
 from models.artifact import Weights, load_artifact, load_weights, save_artifact
 from tests.models.encoded import encoded_set
 from tests.models.registered import artifact
@@ -66,12 +66,14 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
             torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-4)
 
 
-def test_item2vec_by_torchrun_with_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("launcher", ["process", pytest.param("spark", marks=pytest.mark.drill)])
+def test_item2vec_with_two_processes_equals_one(
+        tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> None:
     conf = recipe(item2vec={"items_a_batch": 64, "epochs": 1})
     pairs = encoded_set(tmp_path / "train", "pairs", 3_600, row_group=200)
     one = train(conf, "item2vec", pairs, None, tmp_path / "one")
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path / "other"))
-    assert_same(one, train(conf, "item2vec", pairs, None, tmp_path / "two", processes=2))
+    assert_same(one, train(conf, "item2vec", pairs, None, tmp_path / "two", processes=2, launcher=launcher))
 
 
 def test_what_a_rank_raises_is_one_line(tmp_path: Path) -> None:
