@@ -67,6 +67,8 @@ def _airflow(url: str, port: int) -> dict[str, str]:
         # A task whose process was killed is noticed in one minute, not five.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "10",
+        # A scheduler that is started again at once takes the killed one for alive, and would look for its tasks after 300 s only.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
         "LOGGING__BASE_LOG_FOLDER": str(airflow_home() / "logs"),
     }

@@ -83,7 +83,7 @@ def compared(row: object, names: list[str]) -> list[object]:
     return [*(row[c] for c in names), items, row["trigger_item_id"][len(row["user_id"]):] if row["trigger_item_id"] else None]
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @example(seed=2, delay=120, cap=6)
 @given(seed=st.integers(0, 10_000), delay=st.sampled_from([0, 120]), cap=st.sampled_from([6, 5_000]))
 def check(spark: SparkSession, root: str, seed: int, delay: int, cap: int) -> None:

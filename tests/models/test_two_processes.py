@@ -66,7 +66,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
             torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("launcher", ["process", pytest.param("spark", marks=pytest.mark.drill)])
+@pytest.mark.drill
+@pytest.mark.parametrize("launcher", ["process", "spark"])
 def test_item2vec_with_two_processes_equals_one(
         tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, launcher: Launcher) -> None:
     conf = recipe(item2vec={"items_a_batch": 64, "epochs": 1})
