@@ -4,6 +4,7 @@ A version carries this code, its weights as safetensors and its vocabulary. Load
 nor petastorm nor Airflow.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ FLOW_COLUMNS = ("user_id", "cut_time", *TOKENS, *VISITS)
 
 PAIR_COLUMNS = ("left_item", "right_item", "left_category", "right_category")
 """Columns of a pair to score; a category that is not known is ""."""
+
+NAMES = ("page_id", "user_id")
+"""Columns that name a row and are no word of a vocabulary: nobody's name is ""."""
 
 
 MAX_ROWS = 10_000
@@ -105,8 +109,8 @@ class Deployed(PythonModel):
         return pd.DataFrame({"flow": [one.ravel().astype(np.float64).tolist() for one in found]})
 
     def _pairs(self, rows: pd.DataFrame) -> pd.DataFrame:
-        _need(rows, PAIR_COLUMNS)
-        ids = [self.vocabulary.encode(name.split("_")[1], _typed(rows, name, pa.string())) for name in PAIR_COLUMNS]
+        given = _table(rows, dict.fromkeys(PAIR_COLUMNS, pa.string()))
+        ids = [self.vocabulary.encode(name.split("_")[1], given[name]) for name in PAIR_COLUMNS]
         rest = np.zeros(len(rows), np.int64)
         pairs = pa.table([*ids, rest, np.ones(len(rows), np.float32), rest], schema=ENCODED_PAIRS)
         return pd.DataFrame({"score": pair_scores(self.model, pairs)})
@@ -115,11 +119,7 @@ class Deployed(PythonModel):
 def to_pages(rows: pd.DataFrame, wanted: tuple[str, ...] = PAGE_COLUMNS,
              together: tuple[tuple[str, ...], ...] = (SHOWN, TOKENS, VISITS)) -> pa.Table:
     """The rows a caller sent as a table for `encode_pages`; raises RefusedInput as `Deployed.predict` does."""
-    _need(rows, wanted)
-    columns = {}
-    for name in wanted:
-        kind = PAGES.schema.field(name).type
-        columns[name] = _typed(rows, name, kind)
+    found = _table(rows, {name: PAGES.schema.field(name).type for name in wanted})
     for group in together:
         length = rows[group[0]].map(len).to_numpy()
         for name in group[1:]:
@@ -127,22 +127,26 @@ def to_pages(rows: pd.DataFrame, wanted: tuple[str, ...] = PAGE_COLUMNS,
             if len(wrong):
                 raise RefusedInput(f"row {wrong[0]}: {name} has {len(rows[name].iloc[wrong[0]])} values and {group[0]} has "
                                    f"{length[wrong[0]]}; they need one value each for the same things")
-    found = pa.table(columns)
-    if found.nbytes > MAX_BYTES:
-        raise RefusedInput(f"the request holds {found.nbytes} bytes; send at most {MAX_BYTES} at once")
     return found
 
 
-def _need(rows: pd.DataFrame, wanted: tuple[str, ...]) -> None:
-    missing = [name for name in wanted if name not in rows.columns]
+def _table(rows: pd.DataFrame, kinds: Mapping[str, pa.DataType]) -> pa.Table:
+    """The columns of a request by name and type; every request goes through here."""
+    missing = [name for name in kinds if name not in rows.columns]
     if missing:
-        raise RefusedInput(f"the input lacks the columns {', '.join(missing)}; a row needs {', '.join(wanted)}")
+        raise RefusedInput(f"the input lacks the columns {', '.join(missing)}; a row needs {', '.join(kinds)}")
+    found = pa.table({name: _typed(rows, name, kind) for name, kind in kinds.items()})
+    if found.nbytes > MAX_BYTES:
+        raise RefusedInput(f"the request holds {found.nbytes} bytes; send at most {MAX_BYTES} at once")
+    return found
 
 
 def _typed(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
     try:
         if not pa.types.is_list(kind):
             found = pa.array([None if v is None or v != v else v for v in rows[name]], pa.int64() if kind == TIME else kind)
+            if name in NAMES:
+                return found.fill_null("")
             return found.cast(kind) if kind == TIME else _no_blank(found)
         inner = kind.value_type
         found = pa.array([list(v) for v in rows[name]], pa.list_(pa.int64() if inner == TIME else inner))

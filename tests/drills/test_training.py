@@ -19,6 +19,9 @@ from tests.models.encoded import encoded_set
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 PATIENCE_S = 180.0
+MARK = 123.0
+"""A loss that no step has: written into a checkpoint, it says later that training went on from there."""
+
 RECIPE = Recipe.model_validate({
     "name": "random", "source": {"inputs": {}, "events": [{"from": "a", "columns": {}}]},
     "models": {"din": {"items_a_batch": 32, "epochs": 4, "learning_rate": 5e-4, "table_learning_rate": 0.01}}})
@@ -33,6 +36,13 @@ def rank(number: int) -> psutil.Process | None:
         except psutil.Error:
             continue
     return None
+
+
+def mark(progress: Path) -> None:
+    """Make `MARK` the first loss that a checkpoint has."""
+    found = json.loads(progress.read_text())
+    found["losses"][0] = MARK
+    progress.write_text(json.dumps(found))
 
 
 def test_a_rank_killed_in_mid_epoch_costs_the_epoch_and_nothing_else(
@@ -67,10 +77,12 @@ def test_a_rank_killed_in_mid_epoch_costs_the_epoch_and_nothing_else(
     newest, steps = checkpoints.newest(), len(calm.losses)
     assert newest is not None and json.loads((newest / "progress.json").read_text())["step"] < steps
     assert not (out / "model.json").is_file() and rank(0) is None and rank(1) is None
+    mark(newest / "progress.json")
 
     with recovery("training: a rank killed in mid-epoch"):
         after = train(RECIPE, "din", *sets, out, processes=2)
-    assert after.losses == pytest.approx(calm.losses, abs=1e-4) and len(after.losses) == steps
+    assert after.losses[0] == MARK, "it began anew"
+    assert after.losses[1:] == pytest.approx(calm.losses[1:], abs=1e-4) and len(after.losses) == steps
     for kind in ("model", "fused"):
         one, other = (getattr(load_weights(found.folder), kind) for found in (calm, after))
         for name, tensor in one.items():

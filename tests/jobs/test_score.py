@@ -25,37 +25,21 @@ from jobs.day import day_start
 from jobs.encode import encode
 from jobs.score import score_days, scores_of
 from jobs.windows import Window
-from models.artifact import VOCABULARY, Weights, load_artifact, save_artifact
-from models.catalog import model_class
-from models.embeddings import capacities
-from models.generator import GENERATOR, Generator, cached_flow, copy_into
+from models.artifact import VOCABULARY, load_artifact
+from models.generator import GENERATOR, Generator, cached_flow
 from models.kinds import READS
 from models.registry import Candidate, Registry, Version, load
 from models.scoring import page_scores
 from models.serving import serving_pages
 from tests.jobs.cluster import ROOT, cluster_env
-from tests.models.generators import generator, older
-from tests.models.registered import IDS, candidate, example, raw_pages, vocabulary
+from tests.models.registered import candidate, example, raw_pages
+from tests.models.served import whole_artifact
 
 DAY = "2026-05-01"
 RANKING = sorted(name for name, reads in READS.items() if reads == "pages")
-SETTINGS = {"amen": {"generator": "nif", "dim": 8, "heads": 2, "future": 3}}
 SOURCE = {"inputs": {"log": {"path": "log"}}, "events": [{"from": "log", "columns": {}}],
           "exposures": [{"from": "log", "columns": {}}]}
 RECIPE = Recipe.model_validate({"name": "small", "vocabulary_buckets": 4, "source": SOURCE})
-
-
-def artifact(folder: Path, name: str) -> Path:
-    """An untrained model whose scores differ from item to item; with a generator of two folds where it reads one."""
-    words = vocabulary()
-    folder.mkdir(parents=True)
-    words.save(folder / "words.parquet")
-    model = model_class(name).build(SETTINGS.get(name, {}), capacities({field: words.rows(field) for field in IDS}))
-    weights = {key: tensor * (8 if "embeddings" in key else 1) for key, tensor in model.state_dict().items()}
-    made = save_artifact(folder / "artifact", model, Weights(weights, {}), folder / "words.parquet")
-    if "generator" in SETTINGS.get(name, {}):
-        copy_into(made, generator(folder / "generator", older(), folds=2))
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +62,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def versions(lake: Lake) -> dict[str, Version]:
     root, registry = Path(lake.root).parent / "made", Registry()
-    return {name: registry.register(Candidate(f"small-{name}", "small", artifact(root / name, name), "f", example()))
+    return {name: registry.register(Candidate(f"small-{name}", "small", whole_artifact(root / name, name), "f", example()))
             for name in RANKING}
 
 

@@ -1,23 +1,33 @@
+import copy
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from feature_store.batch import PageBatch
 from feature_store.errors import ModelError
 from models.artifact import Weights, load_artifact, load_weights, save_artifact
-from models.catalog import model_class
+from models.base import Batch, Model
+from models.catalog import CATALOG, model_class
 from models.checkpoint import Checkpoints
 from models.distributed import process_group
+from models.kinds import READS
 from models.trainer import Trainer
-from tests.models.synthetic import ROWS, PageList, page_batch
+from tests.models.synthetic import ROWS, PageList, flow_batch, page_batch, pair_batch, unit_flows
 
 TRAIN = [page_batch(16, seed, first_row=16 * seed) for seed in range(8)]
 VALIDATE = [page_batch(16, 50)]
 SETTINGS = {"epochs": 3, "patience": 3, "dropout": 0.2}
+MAKE: dict[str, Callable[..., Batch]] = {"pages": page_batch, "pairs": pair_batch, "flows": flow_batch}
+WHOLE: dict[str, dict[str, Any]] = {"amen": {"generator": "nif", "future": 3}}
+"""What makes a model read all that it can."""
 
 
 def fit(folder: Path, stops: list[int | None]) -> tuple[Weights, list[float]]:
@@ -57,14 +67,34 @@ def test_only_complete_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None
     assert Checkpoints(tmp_path).newest() == newest
 
 
-def test_an_artifact_scores_like_the_sharded_model_and_keeps_its_vocabulary(tmp_path: Path) -> None:
+def answer(model: Model, output: Any) -> Tensor:
+    """Logits of a model's output, or flows."""
+    return (output.flow if model.reads == "flows" else model.logits(output)).detach()
+
+
+def batches(name: str) -> list[Batch]:
+    """Batches of what a model reads; where it reads one, with a flow."""
+    made = [MAKE[READS[name]](16, seed) for seed in range(5)]
+    for batch in made:
+        if isinstance(batch, PageBatch) and "generator" in WHOLE.get(name, {}):
+            batch.flow = unit_flows(batch.pages, 3, 32)
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_an_artifact_answers_like_the_sharded_model_and_keeps_its_vocabulary(tmp_path: Path, name: str) -> None:
     (tmp_path / "words.parquet").write_bytes(b"words")
+    *train, held_out = batches(name)
+    model = model_class(name).build({"epochs": 1, **WHOLE.get(name, {})}, ROWS)
+    untrained = answer(model, copy.deepcopy(model).eval()(held_out))
     with process_group() as place:
-        trainer = Trainer(model_class("din").build({"epochs": 1}, ROWS), place, PageList(TRAIN), None, tmp_path / "checkpoints")
+        trainer = Trainer(model, place, PageList(train), None, tmp_path / "checkpoints")
         trainer.fit()
         folder = save_artifact(tmp_path / "model", trainer.model, trainer.weights(), tmp_path / "words.parquet", {"note": 1})
-        sharded = trainer.wrapped.eval()(VALIDATE[0]).detach()
-    torch.testing.assert_close(load_artifact(folder)(VALIDATE[0]).detach(), sharded, rtol=1e-5, atol=1e-5)
+        sharded = answer(model, trainer.wrapped.eval()(held_out))
+    exported = load_artifact(folder)
+    torch.testing.assert_close(answer(exported, exported(held_out)), sharded, rtol=0, atol=1e-5)
+    assert (sharded - untrained).abs().max() > 1e-4, "training that changes no answer would prove nothing"
     assert (folder / "vocabulary.parquet").read_bytes() == b"words"
 
 

@@ -1,8 +1,5 @@
-"""A real MLflow on SQLite, and a clean process that loads what was registered."""
+"""A real MLflow on SQLite."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -13,29 +10,6 @@ from safetensors.numpy import load_file
 from feature_store.errors import ModelError
 from models.registry import Registry, load, requirements
 from tests.models.registered import candidate, example
-
-CLEAN = """
-import importlib.abc, json, os, sys
-
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("pyspark", "petastorm", "airflow", "jobs"):
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, Absent())
-os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-import mlflow
-import pandas as pd
-
-mlflow.set_tracking_uri(sys.argv[2])
-model = mlflow.pyfunc.load_model("models:/small-din@champion")
-rows = pd.read_json(sys.argv[1], orient="split", convert_dates=False, dtype=False)
-import models
-print(json.dumps({"scores": model.predict(rows)["scores"].to_list(), "code": models.__file__}))
-"""
-"""A process without Spark, petastorm, Airflow and our checkout: MLflow alone loads the version, with the code it carries."""
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +64,6 @@ def test_an_alias_moves_and_says_why(candidates: dict[str, Path]) -> None:
     champion = registry.by_alias("small-din")
     assert champion is not None and champion.version == second.version and champion.tags["alias.champion"] == "no gate yet"
     assert registry.by_alias("nobody") is None
-
-
-def test_a_process_without_spark_airflow_and_our_checkout_scores_alike(candidates: dict[str, Path], tmp_path: Path) -> None:
-    registry = Registry()
-    registry.set_alias(registry.register(candidate(candidates["din"])))
-    rows = tmp_path / "rows.json"
-    rows.write_text(example().to_json(orient="split"))
-    here = load("models:/small-din@champion").predict(example())["scores"].to_list()
-    run = subprocess.run([sys.executable, "-c", CLEAN, str(rows), registry.uri], capture_output=True, text=True, timeout=300,
-                         check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr[-2000:]
-    answer = json.loads(run.stdout.splitlines()[-1])
-    assert "/code/models/" in answer["code"]
-    assert np.abs(np.concatenate(answer["scores"]) - np.concatenate(here)).max() < 1e-6
 
 
 def test_item_vectors_are_registered_and_score_pairs(candidates: dict[str, Path]) -> None:

@@ -15,9 +15,11 @@ from feature_store.errors import InputError
 from models import serving
 from models.artifact import load_artifact
 from models.baselines import lengths
+from models.kinds import READS
 from models.scoring import page_scores
-from models.serving import PAGE_COLUMNS, PAIR_COLUMNS, Deployed, serving_pages, to_pages
+from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, Deployed, RefusedInput, serving_pages, to_pages
 from tests.models.registered import artifact, raw_pages, vocabulary
+from tests.models.served import whole_artifact, whole_example
 
 
 @pytest.fixture(scope="module")
@@ -83,30 +85,42 @@ CELLS = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dicti
 
 @pytest.fixture(scope="module")
 def models(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Deployed]:
-    return {"pages": deployed(folder), "pairs": deployed(artifact(tmp_path_factory.mktemp("pairs"), "item2vec"))}
+    made = tmp_path_factory.mktemp("made")
+    return {"pages": deployed(folder), **{READS[name]: deployed(whole_artifact(made / name, name)) for name in ("item2vec", "nif")}}
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(reads=st.sampled_from(["pages", "pairs"]), changes=st.lists(st.tuples(st.integers(0, 40), CELLS), max_size=3),
+@given(reads=st.sampled_from(["pages", "pairs", "flows"]), changes=st.lists(st.tuples(st.integers(0, 40), CELLS), max_size=3),
        count=st.integers(0, 3))
 def test_any_input_is_scored_or_refused_in_words(
         models: dict[str, Deployed], reads: str, changes: list[tuple[int, object]], count: int) -> None:
-    names = PAGE_COLUMNS if reads == "pages" else PAIR_COLUMNS
-    good = serving_pages(raw_pages(3)) if reads == "pages" else pd.DataFrame({name: ["i1", "i2", ""] for name in PAIR_COLUMNS})
+    names = {"pages": PAGE_COLUMNS, "pairs": PAIR_COLUMNS, "flows": FLOW_COLUMNS}[reads]
+    good = pd.DataFrame({name: ["i1", "i2", ""] for name in names}) if reads == "pairs" else serving_pages(raw_pages(3), names)
     rows = good.head(count).to_dict(orient="records")
     for n, cell in changes:
         if rows:
             rows[n % len(rows)][names[n % len(names)]] = cell
-    with suppress(InputError):
+    with suppress(RefusedInput):
         found = models[reads].predict(None, pd.DataFrame(rows, columns=list(names)))
         assert len(found) == len(rows)
         assert np.isfinite(np.concatenate([np.ravel(score) for score in found.iloc[:, 0]] or [np.zeros(1)])).all()
 
 
-def test_a_request_that_is_too_large_is_refused_before_it_is_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = deployed(folder), serving_pages(raw_pages(2))
-    with pytest.raises(InputError, match="the request has 10002 rows; send at most 10000 at once"):
-        model.predict(None, pd.concat([rows] * 5_001))
-    monkeypatch.setattr(serving, "MAX_BYTES", 1_000)
-    with pytest.raises(InputError, match=r"the request holds \d+ bytes; send at most 1000 at once"):
-        model.predict(None, rows)
+@pytest.mark.parametrize("reads", ["pages", "pairs", "flows"])
+def test_a_request_that_is_too_large_is_refused(models: dict[str, Deployed], monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
+    model = models[reads]
+    name, text = {"pages": ("din", "user_id"), "pairs": ("item2vec", "left_item"), "flows": ("nif", "user_id")}[reads]
+    row = whole_example(name).iloc[[0]]
+    with pytest.raises(RefusedInput, match="the request has 10001 rows; send at most 10000 at once"):
+        model.predict(None, row.loc[row.index.repeat(10_001)])
+    monkeypatch.setattr(serving, "MAX_BYTES", 100_000)
+    assert len(model.predict(None, row.assign(**{text: "x" * 90_000}))) == 1
+    with pytest.raises(RefusedInput, match=r"the request holds 10\d{4} bytes; send at most 100000 at once"):
+        model.predict(None, row.assign(**{text: "x" * 100_001}))
+
+
+def test_a_user_without_a_name_is_one_user(tmp_path: Path) -> None:
+    """A generator of folds looks at the name to choose the fold."""
+    model, rows = deployed(whole_artifact(tmp_path / "amen", "amen")), whole_example("amen")
+    nobody, empty = (model.predict(None, rows.assign(user_id=name))["scores"].to_list() for name in (None, ""))
+    assert nobody == empty and nobody != model.predict(None, rows.assign(user_id="u2"))["scores"].to_list()
