@@ -32,7 +32,7 @@ TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="movelin
 """Updated when the days that one training run needs are all built; its events carry the fingerprint of those tables."""
 
 MODELS = Asset(name="moveline_models", uri="x-moveline://models", group="moveline")
-"""Updated when a model was trained and registered, whatever the gate said."""
+"""Updated when a champion may have changed: a model was trained and registered, whatever the gate said, or was rolled back."""
 
 
 def recipe() -> Recipe:

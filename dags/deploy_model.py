@@ -1,7 +1,7 @@
 """deploy_model: put new champions to use, when their scores of a slice of users look like those of the version in use.
 
-Started when models were trained (once it is switched on: like every graph it begins paused), or by hand. A refusal fails the task
-with its reason; the version in use stays.
+Started when models were trained or rolled back by a graph (once it is switched on: like every graph it begins paused), or by hand.
+A refusal fails the task with its reason; the version in use stays.
 """
 
 from typing import Any

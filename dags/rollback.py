@@ -1,6 +1,6 @@
 """rollback: return a model to the champion before the present one, in one step. Started by hand; write the model's name twice.
 
-The ledger (`moveline history`) keeps who did it and why. Run again, it goes back one champion more.
+The ledger (`moveline history`) keeps who did it and why. Run again, it goes back one champion more. It starts `deploy_model`.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from dags import common
 def rollback() -> None:
     """One task, without retries: a second try would go back twice."""
 
-    @task(retries=0)
+    @task(retries=0, outlets=[common.MODELS])
     def back(*, params: Any = None) -> str:
         """Move the alias; what is said of it."""
         if params["confirm"] != params["model"]:

@@ -1,4 +1,5 @@
-"""watch_models: every champion on the newest day of pages, beside the day before. A limit that is passed fails the task.
+"""watch_models: every champion on the newest day whose labels are closed, beside the day before. A limit that is passed fails the
+task.
 
 Started when the tables of a day are published (once it is switched on: like every graph it begins paused), or by hand.
 """

@@ -151,6 +151,7 @@ class Gate(Strict):
 
     mode: Literal["disabled", "dry_run", "enabled"] = "dry_run"
     days: int = Field(1, ge=1, le=28, description="compare on the first so many closed days after both were trained")
+    wait: bool = Field(False, description="leave a version undecided until there is such a day, the champion stays so long")
     min_users: int = Field(100, ge=1, description="with fewer users who saw these pages, nothing is promoted")
     max_gauc_loss: float = Field(0.01, ge=0, le=1, description="the 95 % interval of candidate - champion lies above minus this")
     max_ndcg_loss: float = Field(0.01, ge=0, le=1, description="the same of NDCG@10 of a page")

@@ -21,30 +21,35 @@ def register(app: typer.Typer) -> None:
     app.command(hidden=True)(undeployed)
 
 
-def gate(model: Model, version: Annotated[str, typer.Argument(help="Its number; empty: the newest version.")] = "",
+def gate(model: Annotated[str, typer.Argument(help="Empty: every version that waits (`gate.wait` of the recipe).")] = "",
+         version: Annotated[str, typer.Argument(help="Its number; empty: the newest version.")] = "",
          conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
     """Compare a version with the champion on the first closed days after both, and make it champion unless the gate refuses.
 
     Registering asks the gate, too; asked again some days later, it compares on days that nobody had looked at.
 
-    Example: `moveline gate din --conf conf/simulated.yaml`
+    Examples: `moveline gate din --conf conf/simulated.yaml`, `moveline gate`
     """
     from feature_store.home import lake_root
     from feature_store.tables import Lake
     from jobs.gate import gate as run
-    from jobs.gate import told
+    from jobs.gate import told, waiting
     from jobs.promote import registered, version_of
     from models.registry import Registry
 
     recipe, registry = load_recipe(conf), Registry()
-    chosen = version_of(recipe, model, version, registry) if version else registered(recipe, model, registry)[1][0]
-    made = run(recipe, Lake(lake_root(recipe.name)), chosen, registry)
-    numbers = {k: v for k, v in registry.metrics(made).items() if k.startswith("gate.")}
-    if as_json:
-        say_json({"model": made.name, "version": made.version, "aliases": made.aliases, "numbers": numbers,
-                  **{k: v for k, v in made.tags.items() if k.startswith("gate.")}})
+    if not model:
+        chosen = waiting(recipe, registry)
     else:
-        say(told(made, numbers))
+        chosen = [version_of(recipe, model, version, registry) if version else registered(recipe, model, registry)[1][0]]
+    done = [run(recipe, Lake(lake_root(recipe.name)), one, registry) for one in chosen]
+    numbers = [{k: v for k, v in registry.metrics(made).items() if k.startswith("gate.")} for made in done]
+    if as_json:
+        found = [{"model": made.name, "version": made.version, "aliases": made.aliases, "numbers": own,
+                  **{k: v for k, v in made.tags.items() if k.startswith("gate.")}} for made, own in zip(done, numbers, strict=True)]
+        say_json(found[0] if model else found)
+    else:
+        say("\n".join(told(made, own) for made, own in zip(done, numbers, strict=True)) or "no version waits")
 
 
 def promote(model: Model, version: Version, conf: Conf = DEFAULT_CONF, reason: Reason = "") -> None:
@@ -196,8 +201,8 @@ def undeployed(conf: Conf = DEFAULT_CONF, as_json: Json = False) -> None:
 
 def watch(model: Annotated[str, typer.Argument(help="Empty: every model that ranks pages and has a champion.")] = "",
           conf: Conf = DEFAULT_CONF, ds: Day = "", as_json: Json = False) -> None:
-    """Look at the champion on a day's pages (the newest, without `--ds`): GAUC, calibration, unknown items, and how far the day is
-    from the one before. Exits 1 when a limit of the recipe is passed.
+    """Look at the champion on a day's pages (without `--ds` the newest day whose labels are closed): GAUC, calibration, unknown
+    items, and how far the day is from the one before. Exits 1 when a limit of the recipe is passed.
 
     Example: `moveline watch din --ds 2026-03-04`
     """

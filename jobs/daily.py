@@ -4,7 +4,6 @@ Each table is still committed, skipped and retried on its own, as when each job 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +24,9 @@ def run_day(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str 
     """Build every table of a day, in the order in which they need each other; each is told of as soon as it is done.
 
     Days before it for which rows may still arrive (`late_days` of the inputs) and that were built before are brought up to date
-    first: what did not change is skipped, and only what was built again is in the answer. Late behaviour reaches movelines, visits
-    and the futures of flows, late labels reach pages and pairs; what a row knows of its user is cut by when it was available, so
-    that it stays as it was.
+    first: what did not change is skipped, and only what was built again is in the answer, with what it was built again for
+    (`DayResult.because`). Late behaviour reaches movelines, visits and the futures of flows, late labels reach pages and pairs;
+    what a row knows of its user is cut by when it was available, so that it stays as it was.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ def run_day(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str 
     for day in earlier:
         for result in _tables(spark, recipe, lake, day, data, recipe_path):
             if result.status != "skipped":
-                yield replace(result, note="; ".join(filter(None, ["late rows", result.note])))
+                yield result
     yield from _tables(spark, recipe, lake, ds, data, recipe_path)
 
 

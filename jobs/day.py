@@ -25,7 +25,8 @@ class DayResult:
     ----------
     table, ds : what was built. rows : rows the day now has. counts : row accounting of the commit that stands.
     status : `built` (new content), `unchanged` (computed again, same content) or `skipped` (inputs, code and settings unchanged).
-    seconds : wall time. note : anything a user should read.
+    seconds : wall time. note : anything a user should read. because : what changed since the commit that was replaced (see
+    `changes`), empty when there was none.
     """
 
     table: str
@@ -35,6 +36,7 @@ class DayResult:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     note: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,27 @@ def inputs_of(lake: Lake, days: Mapping[str, Iterable[str]], modules: Iterable[s
     return {**found, "code": source_digest(*sorted(modules)), "config": json.dumps(config, sort_keys=True, default=str)}
 
 
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs between the inputs of two builds of a day (see `inputs_of`), in words.
+
+    Examples
+    --------
+    >>> changes({"events/2026-03-02": "a", "code": "b", "config": '{"tokens": 5}'},
+    ...         {"events/2026-03-02": "c", "code": "b", "config": '{"tokens": 6}'})
+    'events/2026-03-02, settings (tokens)'
+    >>> changes({"raw/log": "a", "code": "b"}, {"raw/log": "c", "code": "d"})
+    'files of input log, code'
+    """
+    said = {"config": f"settings ({_settings_changed(before.get('config', '{}'), now.get('config', '{}'))})"}
+    keys = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    return ", ".join(said.get(key, f"files of input {key[4:]}" if key.startswith("raw/") else key) for key in keys)
+
+
+def _settings_changed(before: str, now: str) -> str:
+    old, new = json.loads(before), json.loads(now)
+    return ", ".join(key for key in {**new, **old} if old.get(key) != new.get(key))
+
+
 def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], make: Callable[[Mapping[str, str]], Made],
               **partition: str) -> DayResult:
     """Build one day unless it is current.
@@ -131,8 +154,10 @@ def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], ma
         return conserved(counts(back) if callable(counts) else counts, table.contract.name, ds)
 
     after = writer.commit(made.frame, counts=checked, inputs=wanted, arranged=made.arranged)
-    return _result(table, after, "unchanged" if before and before.digest == after.digest else "built", started)
+    status: Status = "unchanged" if before and before.digest == after.digest else "built"
+    return _result(table, after, status, started, changes(before.inputs, wanted) if before else "")
 
 
-def _result(table: Table, commit: DayCommit, status: Status, started: float) -> DayResult:
-    return DayResult(table.contract.name, commit.ds, status, commit.rows, dict(commit.counts), time.perf_counter() - started)
+def _result(table: Table, commit: DayCommit, status: Status, started: float, because: str = "") -> DayResult:
+    seconds = time.perf_counter() - started
+    return DayResult(table.contract.name, commit.ds, status, commit.rows, dict(commit.counts), seconds, because=because)

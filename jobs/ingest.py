@@ -27,6 +27,7 @@ from jobs.day import DayResult, Made, build_day, day_start, days_until
 
 _CODE = ("feature_store.contracts", "feature_store.quality", "feature_store.raw_inputs", "feature_store.sources", "jobs.ingest")
 NOT_SHOWN, OUTSIDE, _ELSEWHERE = "click_not_shown", "outside_day", "elsewhere"
+_ARRIVED = "_arrived"
 
 
 def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, data: str, recipe_path: str) -> list[DayResult]:
@@ -75,6 +76,7 @@ class Ingest:
         # A click of this day may belong to a page of a day before, whose own run joins it: those pages are read too.
         late = self.source.late_days()
         self.wide = Source(spark, recipe, self.data, ds, recipe_path, days_back=late) if late else self.source
+        self.alone = Source(spark, _without_late_days(recipe), self.data, ds, recipe_path) if late else self.source
 
     def malformed(self) -> list[str]:
         """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
@@ -93,6 +95,7 @@ class Ingest:
         """Free what was kept for several tables."""
         self.source.release()
         self.wide.release()
+        self.alone.release()
 
     def table(self, name: str) -> DayResult:
         """Build one table's day. Rejects first, then the table."""
@@ -141,12 +144,11 @@ class Ingest:
 
     def _outside(self, name: str) -> Iterator[DataFrame]:
         """Rows of the day's own folders that no day would take: of a later day, or too long before it. They have a status."""
-        raw = self.recipe.source
-        alone = {key: spec.model_copy(update={"late_days": 0}) for key, spec in raw.inputs.items()}
-        for mapping in getattr(raw, name):
-            recipe = self.recipe.model_copy(update={"source": raw.model_copy(update={"inputs": alone, name: [mapping]})})
+        alone = _without_late_days(self.recipe)
+        for mapping in getattr(alone.source, name):
+            recipe = alone.model_copy(update={"source": alone.source.model_copy(update={name: [mapping]})})
             source = Source(self.spark, recipe, self.data, self.ds, self.path)
-            spec = raw.inputs[source.inputs_of(name)[0]]
+            spec = self.recipe.source.inputs[source.inputs_of(name)[0]]
             if "{ds}" in spec.path:
                 rows = self._ruled(source, name, any_day=True)
                 own, first = F.col(OWN_TIME[name]), days_until(self.ds, spec.late_days + 1)[0]
@@ -163,12 +165,33 @@ class Ingest:
         return f"{found[0]} rows of {name} ({found[1]} to {found[2]}) lie outside the recipe's days {first} to {last}: never read"
 
     def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
-        """Clicks that belong to the day's pages, or to no page at all and to this day; `_status` is `click` where one was shown."""
-        clicks = self._judged("clicks", held, any_day=True)
-        pages = self.wide.rows("exposures", any_day=True).where(~in_day("shown_time", self.ds)).select("page_id").distinct()
-        status = placed_clicks(clicks, shown, pages, in_day("click_time", self.ds)).persist(StorageLevel.MEMORY_AND_DISK)
-        held.append(status)
+        """The clicks that this day accounts for: those on its pages, and those that no day's pages will take."""
+        clicks, late = self._judged("clicks", held, any_day=True), self._late_clicks()
+        first = day_start(days_until(self.ds, (late or 0) + 1)[0])
+        own, elsewhere = F.coalesce(in_day("click_time", self.ds), F.lit(True)), ~in_day("shown_time", self.ds)
+        if late is not None:
+            # Only the runs of these days read this folder: a click on an older page came too late, and is refused here or nowhere.
+            elsewhere = (F.col("shown_time") >= first) & (F.col("shown_time") < day_start(self.ds))
+            clicks, own = self._arrived(clicks), F.col(_ARRIVED)
+        pages = self.wide.rows("exposures", any_day=True).where(elsewhere).select("page_id").distinct()
+        outside = (F.col("click_time") < first) | (F.col("click_time") >= day_start(self.ds) + timedelta(1))
+        lost = F.when(outside, OUTSIDE).otherwise(NOT_SHOWN)
+        status = placed_clicks(clicks, shown, pages, own, lost).drop(_ARRIVED)
+        held.append(status.persist(StorageLevel.MEMORY_AND_DISK))
         return status
+
+    def _late_clicks(self) -> int | None:
+        """For how many days after a page its clicks may arrive; None when they lie in files without a day in their path."""
+        inputs = [self.recipe.source.inputs[name] for name in self.source.inputs_of("clicks")]
+        return max(i.late_days for i in inputs) if all("{ds}" in i.path for i in inputs) else None
+
+    def _arrived(self, clicks: DataFrame) -> DataFrame:
+        """Clicks with a mark of those that lie in the day's own folders: each lies in one day's, which answers for it."""
+        if self.alone is self.source:
+            return clicks.withColumn(_ARRIVED, F.lit(True))
+        own = quality.judged(self._ruled(self.alone, "clicks", any_day=True), "clicks", self.recipe.quality, self.recipe.source)
+        later = clicks.exceptAll(own.select(*clicks.columns))
+        return own.withColumn(_ARRIVED, F.lit(True)).unionByName(later.withColumn(_ARRIVED, F.lit(False)))
 
     def _reject(self, origin: str, rows: DataFrame, counts: dict[str, int], inputs: dict[str, str]) -> None:
         bad = sum(n for k, n in counts.items() if k.startswith("reject."))
@@ -204,34 +227,37 @@ class Ingest:
         return f"no rows of this day; the input holds days {span[0]} to {span[1]}"
 
 
+def _without_late_days(recipe: Recipe) -> Recipe:
+    alone = {name: spec.model_copy(update={"late_days": 0}) for name, spec in recipe.source.inputs.items()}
+    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"inputs": alone})})
+
+
 def _statuses(rows: DataFrame) -> dict[str, int]:
     return {r[STATUS]: r["count"] for r in rows.groupBy(STATUS).count().collect()}
 
 
-def placed_clicks(clicks: DataFrame, shown: DataFrame, other_pages: DataFrame, own_day: Column) -> DataFrame:
+def placed_clicks(clicks: DataFrame, shown: DataFrame, other_pages: DataFrame, own: Column, lost: Column) -> DataFrame:
     """Decide for each click whether its item was shown on its page.
 
     Parameters
     ----------
-    clicks : judged clicks of all days read. shown : judged exposures of the day. other_pages : `page_id` of the pages of
-    other days. own_day : whether a click's own time lies in the day.
+    clicks : judged clicks of all days read. shown : judged exposures of the day. other_pages : `page_id` of the pages of other
+    days whose own runs read these clicks. own : whether the day answers for a click that is on none of these pages. lost : the
+    reason of a reject for it.
 
     Returns
     -------
-    `clicks` whose page was shown on the day, and those of the day without any page. `_status` becomes `click` where the item was
-    shown, `click_not_shown` where not; rejects by rule stay where they are of the day or of no legible time.
+    `clicks` whose page was shown on the day, and the day's own without any page. `_status` becomes `click` where the item was
+    shown, `click_not_shown` where not, `lost` without a page; rejects by rule stay where they are.
     """
     good = shown.where(F.col(STATUS) == OUT).select("page_id", "user_id", "item_id").distinct().withColumn("_shown", F.lit(True))
     pages = shown.select("page_id").where(F.col("page_id").isNotNull()).distinct().withColumn("_here", F.lit(True))
     other = other_pages.withColumn("_other", F.lit(True))
     joined = clicks.join(good, ["page_id", "user_id", "item_id"], "left").join(pages, "page_id", "left")
     joined = joined.join(other, "page_id", "left")
-    mine = F.coalesce(own_day, F.lit(True))
-    orphan = mine & F.col("_other").isNull()
-    is_good = F.col(STATUS) == OUT
-    status = (F.when(~is_good, F.when(F.col("_here") | mine, F.col(STATUS)).otherwise(_ELSEWHERE))
-              .when(F.col("_shown"), F.lit(JOINED))
-              .when(F.col("_here") | orphan, F.lit(NOT_SHOWN)).otherwise(_ELSEWHERE))
+    here, orphan = F.col("_here").isNotNull(), own & F.col("_other").isNull()
+    status = (F.when(F.col(STATUS) != OUT, F.when(here | orphan, F.col(STATUS)).otherwise(_ELSEWHERE))
+              .when(F.col("_shown"), F.lit(JOINED)).when(here, F.lit(NOT_SHOWN)).when(orphan, lost).otherwise(_ELSEWHERE))
     return joined.withColumn(STATUS, status).where(F.col(STATUS) != _ELSEWHERE).drop("_shown", "_here", "_other")
 
 

@@ -2,7 +2,7 @@
 
 from feature_store.errors import ModelError
 from feature_store.recipe import Recipe
-from models.ledger import ROLLBACK
+from models.ledger import NOBODY, ROLLBACK
 from models.registry import CHAMPION, Registry, Version
 
 
@@ -30,10 +30,12 @@ def promote(recipe: Recipe, model: str, which: str, reason: str, registry: Regis
 
     Raises
     ------
-    ModelError : there is no such version. ConflictError : somebody else changes the alias at this moment.
+    ModelError : there is no such version. ConflictError : the champion is not the one that it was at the start.
     """
     registry = registry or Registry()
-    return registry.set_alias(version_of(recipe, model, which, registry), CHAMPION, reason)
+    now = registry.by_alias(f"{recipe.name}-{model}")
+    chosen = version_of(recipe, model, which, registry)
+    return registry.set_alias(chosen, CHAMPION, reason, instead_of=now.version if now else NOBODY)
 
 
 def rollback(recipe: Recipe, model: str, reason: str, registry: Registry | None = None) -> Version:

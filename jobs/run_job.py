@@ -117,6 +117,7 @@ def line(result: "DayResult") -> str:
     parts = [
         f"{result.ds} {result.table:<12} {result.status:<9} {result.rows:>9,} rows{came} {result.seconds:6.1f} s",
         counts,
+        f"because of {result.because}" if result.because else "",
         result.note,
     ]
     return "  ".join(p for p in parts if p)

@@ -4,7 +4,7 @@ The numbers are metrics of the version, with the day as their step, so that MLfl
 an error, and so a failed task. A page with plots of the last 30 days lies beside them, as `watch.html` of the version's run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from feature_store.errors import ModelError, TableError
 from feature_store.recipe import Recipe, Watch
 from feature_store.tables import Lake
 from jobs.day import day_start
-from jobs.gate import Slice, pages_of
+from jobs.gate import Slice, is_closed, pages_of
 from jobs.promote import registered
 from models import metrics
 from models.drift import stability
@@ -50,21 +50,21 @@ class Seen:
 
 
 def watch(recipe: Recipe, lake: Lake, model: str, ds: str | None = None, registry: Registry | None = None) -> dict[str, float]:
-    """Look at one day (default: the newest of pages) with the champion; what was found, by name.
+    """Look at one day (default: the newest whose labels are closed) with the champion; what was found, by name.
 
     Raises
     ------
     ModelError : a limit of the recipe is passed; names all that are. The numbers are kept all the same. Or there is no champion.
-    TableError : the day has no pages.
+    TableError : the day has no pages, or no day is closed.
     """
     registry = registry or Registry()
     name, _ = registered(recipe, model, registry)
     champion, built = registry.by_alias(name), lake.table("pages").days()
-    day = ds or (built or [""])[-1]
     if champion is None:
         raise ModelError(f"{name} has no champion to watch")
-    if day not in built:
-        raise TableError(f"{recipe.name} has no pages of {day or 'any day'}; build them with `moveline daily`")
+    if not built or (ds and ds not in built):
+        raise TableError(f"{recipe.name} has no pages of {ds or 'any day'}; build them with `moveline daily`")
+    day = ds or newest_closed(recipe, lake, built)
     ranker = Ranker(registry.folder(champion))
     today = seen(lake, day, ranker)
     before = seen(lake, built[built.index(day) - 1], ranker) if built.index(day) else None
@@ -74,8 +74,23 @@ def watch(recipe: Recipe, lake: Lake, model: str, ds: str | None = None, registr
     registry.tag(champion, {PAGE_TAG: registry.log_page(champion, PAGE, drawn(name, registry, when, recipe.watch))})
     wrong = passed(numbers, recipe.watch)
     if wrong:
-        raise ModelError(f"{champion.uri} on {day}: {'; '.join(wrong)}; its page watch.html shows the last days")
+        raise ModelError(f"{champion.uri} on {day}: {'; '.join(wrong)}; its page watch.html shows the last days; is it the model, "
+                         f"`moveline rollback {model}` returns to the champion before")
     return numbers
+
+
+def newest_closed(recipe: Recipe, lake: Lake, days: Sequence[str]) -> str:
+    """The newest of some days, ascending, whose labels are closed: a day whose clicks still come in looks worse than it is.
+
+    Raises
+    ------
+    TableError : none is.
+    """
+    found = next((day for day in reversed(days) if is_closed(recipe, lake, day)), "")
+    if not found:
+        raise TableError(f"no day of pages of {recipe.name} has all of its labels yet; look again when the next day is built, "
+                         "or name a day with --ds")
+    return found
 
 
 def watched(recipe: Recipe, registry: Registry) -> list[str]:

@@ -25,6 +25,7 @@ print("\\n" + json.dumps({
     "retries": {t.task_id: get(t, "retries") for t in tasks}, "pools": [get(t, "pool") for t in tasks],
     "limits": [str(get(t, "execution_timeout")) for t in tasks], "max_active": [d.max_active_runs for d in bag.dags.values()],
     "start": str(daily and daily.start_date), "end": str(daily and daily.end_date), "catchup": daily and daily.catchup,
+    "outlets": {t.task_id: [a.name for a in get(t, "outlets") or []] for t in tasks},
     "params": {d: sorted(dag.params) for d, dag in bag.dags.items()},
 }))
 """
@@ -51,9 +52,14 @@ def test_the_compact_graphs_import_nothing_heavy_and_build_a_day_in_one_applicat
         "deploy_model": {"choose": ["deploy"], "deploy": []},
         "rollback": {"back": []}, "watch_models": {"look": []}, "upkeep": {"upkeep": []},
         "unseen": {"plan": ["run"], "run": ["collect"], "collect": []},
+        "decide_models": {"decide": []},
     }
     # A rollback that is tried again would go back twice; what is refused, or out of its limits, stays so.
     assert {task: n for task, n in seen["retries"].items() if n != 2} == {"back": 0, "deploy": 0, "look": 0}
+    # Whatever may change a champion starts `deploy_model`.
+    models, tables = ["moveline_models"], ["moveline_tables"]
+    assert {task: names for task, names in seen["outlets"].items() if names} == {
+        "publish": tables, "train_model": models, "train_after_generator": models, "back": models, "decide": models}
     assert set(seen["pools"]) == {"moveline"} and "None" not in seen["limits"]
     assert set(seen["max_active"]) == {1} and seen["catchup"] is False
     days = yaml.safe_load((ROOT / "conf" / "simulated.yaml").read_text())["days"]

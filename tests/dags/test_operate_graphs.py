@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyspark.sql import SparkSession
 
 from models import ledger
 from models.registry import Registry
+from tests.jobs.test_gate import DAYS, home_at
+from tests.jobs.test_watch import CONTENT, with_champion
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -24,8 +27,8 @@ for dag, conf in json.loads(sys.argv[2]):
 """Runs graphs one after the other with a conf each, in a process of its own."""
 
 
-def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> list[tuple[str, dict[str, str]]]:
-    """State of each run and of its tasks."""
+def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> list[tuple[str, dict[str, str], str]]:
+    """State of each run and of its tasks, and what the process said up to its end."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "AIRFLOW"))}
     env = {**keep, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": str(ROOT),
            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home), "MOVELINE_CONF": str(conf)}
@@ -34,7 +37,7 @@ def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> 
                           text=True, timeout=400)
     found = [json.loads(line.removeprefix("RAN ")) for line in done.stdout.splitlines() if line.startswith("RAN ")]
     assert len(found) == len(runs), done.stdout[-3000:] + done.stderr[-3000:]
-    return [(state, tasks) for state, tasks in found]
+    return [(state, tasks, done.stdout + done.stderr) for state, tasks in found]
 
 
 @pytest.fixture
@@ -69,3 +72,22 @@ def test_a_rollback_needs_the_name_twice_and_is_in_the_ledger_with_its_run(tmp_p
     assert (newest.entry, newest.action, newest.from_version, newest.to_version) == (4, "rollback", 3, 2)
     assert newest.reason == "clicks fell"
     assert ", rollback " in newest.by
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+def test_a_day_that_breaks_a_limit_fails_the_graph_that_watches_and_its_log_says_what_to_do(
+        spark: SparkSession, tmp_path: Path) -> None:
+    with home_at(tmp_path):
+        with_champion(spark, tmp_path)
+    conf = tmp_path / "small.yaml"
+    conf.write_text(yaml.safe_dump(CONTENT))
+    given = {"conf": str(conf)}
+    fine, broken = run_graphs(tmp_path, conf, ("watch_models", {**given, "ds": DAYS[1]}), ("watch_models", given))
+    assert fine[:2] == ("success", {"look": "success"}) and broken[:2] == ("failed", {"look": "failed"})
+    said = broken[2]
+    for text in (f"error: models:/small-din/1 on {DAYS[2]}: ", "unknown is 1.0000, the limit 0.5", "watch.html shows the last days",
+                 "`moveline rollback din` returns to the champion before", "Task look of "):
+        assert text in said, said[-5000:]
+    assert f"small-din/1 on {DAYS[1]}" not in said

@@ -106,7 +106,7 @@ def test_a_scheduler_killed_in_the_middle_of_a_run_loses_nothing_and_a_day_asked
     assert shop.digests(ONE) == calm.digests[ONE]
     versions = {name: shop.lake().table(name).version() for name in shop.TABLES}
     tries = {t["task_id"]: t["try_number"] for t in api.tasks(DAG, "first")}
-    assert tries["tables"] == 2
+    assert 2 <= tries["tables"] <= 3  # a try that had begun when the scheduler was killed may count
 
     assert_no_secret_in_a_log(Path(os.environ["MOVELINE_HOME"]))
     wait_until(lambda: state("twin") in ("success", "failed"))

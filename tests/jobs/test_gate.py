@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from pyspark.sql import SparkSession
 
 from feature_store.contracts import PAGES
@@ -18,7 +19,8 @@ from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
-from jobs.gate import DECISION, gate, slice_for, told
+from jobs import cli
+from jobs.gate import DECISION, WAITS, gate, slice_for, told, waiting
 from models import ledger
 from models.artifact import Weights, save_artifact
 from models.catalog import model_class
@@ -167,3 +169,34 @@ def test_open_pages_are_left_out_and_a_ranker_reads_what_a_served_model_does(lak
     shown, _ = scored(lake, slice_for(recipe(), lake, late, None), [Ranker(artifacts[0])])
     assert shown.counts()["pages"] == 40
     assert set(INPUT) == set(PAGE_COLUMNS)
+
+
+def test_a_version_waits_for_a_closed_day_after_its_training_and_is_then_decided_about(
+        lake: Lake, spark: SparkSession, artifacts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    registry, content = Registry(), {"name": "patient", "source": SOURCE, "models": {"din": {}}, "vocabulary_buckets": 4}
+    content["gate"] = {**LIMITS, "wait": True}
+    patient, path, own = Recipe.model_validate(content), tmp_path / "patient.yaml", Lake(lake_root("patient"))
+    path.write_text(yaml.safe_dump(content))
+    cli._load_commands()
+    for n, ds in enumerate(DAYS[:2]):
+        commit_pages(spark, own, ds, day_of_pages(ds, n, Ranker(artifacts[0])))
+
+    def version(folder: Path, fingerprint: str, day: str) -> Version:
+        tags = {"day": day, "days": json.dumps({"train": [], "validate": [], "test": [day]})}
+        return registry.register(Candidate("patient-din", "patient", folder, fingerprint, example(), tags=tags))
+
+    # Nobody stands against a first version: it is not left waiting.
+    first = gate(patient, own, version(artifacts[0], "first", DAYS[1]), registry)
+    assert first.aliases == (CHAMPION,) and first.tags[DECISION] == "passed"
+    second = gate(patient, own, version(artifacts[1], "second", DAYS[1]), registry)
+    assert second.aliases == () and second.tags[DECISION] == f"{WAITS}no day after both versions is closed yet"
+    assert registry.by_alias("patient-din") == registry.current(first) and len(ledger.read(model="patient-din")) == 1
+    assert waiting(patient, registry) == [second]
+
+    commit_pages(spark, own, DAYS[2], day_of_pages(DAYS[2], 2, Ranker(artifacts[0])))
+    cli.app(["gate", "--conf", str(path), "--json"], standalone_mode=False)
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["version"] == second.version and found["gate.days"] == DAYS[2] and found[DECISION].startswith("refused: gauc")
+    assert waiting(patient, registry) == []
+    cli.app(["gate", "--conf", str(path)], standalone_mode=False)
+    assert capsys.readouterr().out == "no version waits\n"

@@ -118,6 +118,26 @@ def test_clicks_are_joined_and_one_on_an_item_not_shown_is_refused(
         (("p", "a"), False, "", "23:59:00"), (("p", "b"), True, "00:00:10", "00:00:20"), (("q", "a"), True, "00:02:00", "00:02:00")]
 
 
+def test_a_click_that_comes_too_late_for_its_page_is_refused_by_the_day_it_came_with(
+        spark: SparkSession, lake: Lake, tmp_path: Path, write: Write) -> None:
+    days = ["2026-03-01", DS, NEXT]
+    page = "page string, user string, at string, item string, place int"
+    for day in days:
+        write(f"shown/ds={day}", [(day, "u", f"{day} 12:00:00", item, 0) for item in "ab"], page)
+    write("log", events(1), LOG)
+    # All in the last folder: of its own page, of the day before's, of one whose run does not read it, and of none.
+    clicked = [(NEXT, f"{NEXT} 12:01:00"), (DS, f"{DS} 12:01:00"), (days[0], f"{days[0]} 12:01:00"), (days[0], f"{DS} 12:01:00"),
+               ("none", f"{DS} 12:01:00")]
+    click = "page string, user string, at string, item string"
+    write(f"clicked/ds={NEXT}", [(page, "u", at, "a") for page, at in clicked], click)
+    write(f"clicked/ds={DS}", [(DS, "u", f"{DS} 12:01:00", "b")], click)
+    inputs = {"log": {"path": "log"}, "shown": {"path": "shown/ds={ds}"}, "clicked": {"path": "clicked/ds={ds}", "late_days": 1}}
+    content = recipe(inputs, exposures=SHOWN, clicks=CLICKS, max_reject_share=0.9)
+    counts = [build(spark, content, lake, day, str(tmp_path), "conf/t.yaml")[1].counts for day in (DS, NEXT)]
+    assert counts == [{"in": 4, "out": 2, "click": 2},
+                      {"in": 6, "out": 2, "click": 1, "reject.click_not_shown": 2, "reject.outside_day": 1}]
+
+
 def test_malformed_csv_lines_are_rejects(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
     lines = [f"e{i},u,{DS} 10:00:00,a,5" for i in range(9)]
     (tmp_path / "log.csv").write_text("\n".join([*lines, "e,u,too,many,1,2,3,4"]) + "\n")

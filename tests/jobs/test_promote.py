@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_store.errors import ModelError
+from feature_store.errors import ConflictError, ModelError
 from feature_store.recipe import load_recipe
 from jobs import cli
-from jobs.promote import rollback, version_of
-from models.registry import Registry
+from jobs.promote import promote, rollback, version_of
+from models.registry import Registry, Version
 
 RECIPE = {"name": "shop", "source": {"inputs": {"log": {"path": "log"}}, "events": [{"from": "log", "columns": {}}]}}
 
@@ -60,6 +60,25 @@ def test_the_history_after_promote_promote_and_rollback(conf: Path, capsys: pyte
     assert "big-din" not in capsys.readouterr().out
     with pytest.raises(ModelError, match=r"shop-din has no champion to go back to \(it stands on version 1\)"):
         rollback(load_recipe(conf), "din", "")
+
+
+class Overtaken(Registry):
+    """A registry in which somebody else promotes version 1 once a version was chosen."""
+
+    def current(self, version: Version) -> Version:
+        other = Registry()
+        other.set_alias(next(v for v in other.versions(version.name) if v.version == 1))
+        return super().current(version)
+
+
+def test_of_two_promotions_by_hand_at_once_the_later_is_refused(conf: Path) -> None:
+    recipe, registry = load_recipe(conf), Registry()
+    promote(recipe, "din", "2", "", registry)
+    with pytest.raises(ConflictError, match="shop-din: alias champion stands on version 1, and 2 was chosen against 2; nothing was "
+                                            "changed, choose again"):
+        promote(recipe, "din", "2", "", Overtaken())
+    champion = registry.by_alias("shop-din")
+    assert champion is not None and champion.version == 1
 
 
 def test_a_version_is_named_by_number_or_alias_and_those_there_are_are_listed(conf: Path) -> None:

@@ -20,7 +20,7 @@ from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
 from jobs import cli
-from jobs.watch import PAGE, PAGE_TAG, watch, watched
+from jobs.watch import PAGE, PAGE_TAG, newest_closed, watch, watched
 from models.ranker import Ranker
 from models.registry import Candidate, Registry
 from tests.jobs.test_gate import DAYS, SOURCE, commit_pages, day_of_pages, home_at, made
@@ -40,17 +40,21 @@ def strange(pages: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PAGES.schema)
 
 
+def with_champion(spark: SparkSession, root: Path) -> Lake:
+    """Two days of one kind, a third of another, and a champion, in the state folder `root`."""
+    found, folder = Lake(lake_root("small")), made(root / "made", 1)
+    days = [day_of_pages(ds, n, Ranker(folder)) for n, ds in enumerate(DAYS)]
+    for ds, pages in zip(DAYS, [*days[:2], strange(days[2])], strict=True):
+        commit_pages(spark, found, ds, pages)
+    registry = Registry()
+    registry.set_alias(registry.register(Candidate("small-din", "small", folder, "f", example())))
+    return found
+
+
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
-    """Two days of one kind, a third of another, and a champion."""
     with home_at(tmp_path_factory.mktemp("watch")) as root:
-        found, folder = Lake(lake_root("small")), made(root / "made", 1)
-        days = [day_of_pages(ds, n, Ranker(folder)) for n, ds in enumerate(DAYS)]
-        for ds, pages in zip(DAYS, [*days[:2], strange(days[2])], strict=True):
-            commit_pages(spark, found, ds, pages)
-        registry = Registry()
-        registry.set_alias(registry.register(Candidate("small-din", "small", folder, "f", example())))
-        yield found
+        yield with_champion(spark, root)
 
 
 def test_a_day_like_the_one_before_is_within_the_limits_and_drawn_by_mlflow(lake: Lake) -> None:
@@ -103,6 +107,18 @@ def test_a_strange_day_is_an_error_that_names_every_limit(lake: Lake, tmp_path: 
     cli.app(["watch", "--conf", str(path), "--ds", DAYS[1]], standalone_mode=False)
     with pytest.raises(ModelError, match="small-din/1 on 2026-05-03"):
         cli.app(["watch", "--conf", str(path)], standalone_mode=False)
+
+
+def test_without_a_day_the_newest_is_taken_whose_labels_are_closed(lake: Lake) -> None:
+    def late(days: int) -> Recipe:
+        inputs = {"log": {"path": "log/ds={ds}", "late_days": days}}
+        return Recipe.model_validate({**CONTENT, "source": {**SOURCE, "inputs": inputs}})
+
+    built = lake.table("pages").days()
+    assert [newest_closed(late(days), lake, built) for days in range(3)] == list(reversed(DAYS))
+    assert watch(late(1), lake, "din") == watch(RECIPE, lake, "din", DAYS[1])
+    with pytest.raises(TableError, match="no day of pages of small has all of its labels yet; look again when the next day is"):
+        watch(late(3), lake, "din")
 
 
 def test_what_cannot_be_watched_is_said(lake: Lake) -> None:
