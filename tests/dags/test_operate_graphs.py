@@ -11,9 +11,11 @@ import yaml
 from pyspark.sql import SparkSession
 
 from models import ledger
-from models.registry import Registry
+from models.artifact import Weights, load_artifact, save_artifact
+from models.registry import Candidate, Registry
 from tests.jobs.test_gate import DAYS, home_at
 from tests.jobs.test_watch import CONTENT, with_champion
+from tests.models.registered import example
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -30,8 +32,11 @@ for dag, conf in json.loads(sys.argv[2]):
 def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> list[tuple[str, dict[str, str], str]]:
     """State of each run and of its tasks, and what the process said up to its end."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "AIRFLOW"))}
-    env = {**keep, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": str(ROOT),
-           "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home), "MOVELINE_CONF": str(conf)}
+    spark = {"conn_type": "spark", "host": "local[2]", "extra": {"spark-binary": "spark-submit", "deploy-mode": "client"}}
+    spark_env = {"AIRFLOW_CONN_MOVELINE_SPARK": json.dumps(spark), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = {**keep, **spark_env, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+           "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home),
+           "MOVELINE_CONF": str(conf)}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True, timeout=200)
     done = subprocess.run([sys.executable, "-c", RUN, str(ROOT / "dags"), json.dumps(runs)], env=env, cwd=home, capture_output=True,
                           text=True, timeout=400)
@@ -91,3 +96,29 @@ def test_a_day_that_breaks_a_limit_fails_the_graph_that_watches_and_its_log_says
                  "`moveline rollback din` returns to the champion before", "Task look of "):
         assert text in said, said[-5000:]
     assert f"small-din/1 on {DAYS[1]}" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+def test_a_new_champion_is_deployed_once_and_one_whose_scores_lie_elsewhere_is_refused_with_the_reason(
+        spark: SparkSession, tmp_path: Path) -> None:
+    conf = tmp_path / "small.yaml"
+    conf.write_text(yaml.safe_dump({**CONTENT, "deploy": {"canary_share": 1.0}}))
+    given = ("deploy_model", {"conf": str(conf), "ds": DAYS[1]})
+    with home_at(tmp_path):
+        with_champion(spark, tmp_path)
+        first, again = run_graphs(tmp_path, conf, given, given)
+        assert first[0] == "success" and first[1]["deploy"] == "success"
+        assert again[1]["choose"] == "skipped" and again[1]["deploy"] == "skipped"
+        registry = Registry()
+        model = load_artifact(tmp_path / "made" / "artifact")
+        narrow = {name: tensor * (0.05 if "embeddings" in name else 1) for name, tensor in model.state_dict().items()}
+        folder = save_artifact(tmp_path / "narrow", model, Weights(narrow, {}), tmp_path / "made" / "words.parquet")
+        other = registry.set_alias(registry.register(Candidate("small-din", "small", folder, "narrow", example())))
+        (refused,) = run_graphs(tmp_path, conf, given)
+        assert refused[0] == "failed"
+        assert f"models:/small-din/{other.version} is not deployed: its scores lie elsewhere" in refused[2], refused[2][-5000:]
+        used = registry.by_alias("small-din", "deployed")
+        assert used is not None and used.version == 1
+        assert [(e.action, e.to_version) for e in ledger.read(model="small-din", alias="deployed")] == [("deploy", 1)]

@@ -95,7 +95,7 @@ def test_taobao_with_all_the_days_that_occur(spark: SparkSession, lake: Lake, re
     assert actions == {"pv": 3_926, "cart": 190, "fav": 128, "buy": 77}
     path = CONF / "taobao.yaml"
     rest = [r for ds in days[2:4] for r in run_day(spark, load_recipe(path), lake, ds, str(real_data / "taobao"), path)]
-    rows = {(r.table, r.ds): r.counts.get("out") for r in rest}
+    rows = {(r.table, r.ds): r.rows for r in rest}
     assert [t for t, ds in rows if ds == days[3]] == ["events", "movelines", "visits", "vocabulary", "pages", "flows"]
     assert {r.note for r in rest if r.table == "pages"} == {NO_EXPOSURES} and not lake.table("pages").exists()
     assert all(rows[name, days[3]] for name in ("movelines", "visits", "vocabulary", "flows"))
