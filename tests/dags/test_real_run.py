@@ -92,7 +92,6 @@ def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(ran: Ran
 
 
 @pytest.mark.slow
-@pytest.mark.drill
 @pytest.mark.timeout(1200)
 def test_the_same_days_without_airflow_in_one_spark_session_are_the_same_tables(ran: Ran) -> None:
     done = moveline("daily", "--conf", str(ran.recipe), MOVELINE_LAKE=str(ran.home / "by_hand"))

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from feature_store.local_spark import LOCAL_SPARK
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0
 Process = subprocess.Popen[bytes]
@@ -36,6 +38,17 @@ def begun(home: Path, *command: str, **env: str) -> Process:
 def done(home: Path, *command: str, **env: str) -> None:
     """Run the command to its end; it must succeed."""
     assert begun(home, *command, **env).wait(PATIENCE_S) == 0, command
+
+
+def submit(home: Path, *arguments: str) -> str:
+    """What an application says on standard output; it must succeed."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "MLFLOW_"))}
+    settings = [word for key, value in LOCAL_SPARK.items() for word in ("--conf", f"{key}={value}")]
+    command = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", *settings, "jobs/main.py", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, env=keep | {"MOVELINE_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
+                           capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert ended.returncode == 0, ended.stdout[-2_000:] + ended.stderr[-2_000:]
+    return ended.stdout
 
 
 def killed_when(running: Process, seen: Callable[[], bool]) -> bool:

@@ -44,6 +44,7 @@ def used() -> int:
     return found.version if found else 0
 
 
+@pytest.mark.drill
 def test_a_champion_is_tried_beside_the_version_in_use(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
     registry = Registry()
     with pytest.raises(ModelError, match="small-din has no champion to deploy"):

@@ -77,6 +77,7 @@ def test_item2vec_with_two_processes_equals_one(
     assert_same(one, train(conf, "item2vec", pairs, None, tmp_path / "two", processes=2, launcher=launcher))
 
 
+@pytest.mark.drill
 def test_what_a_rank_raises_is_one_line(tmp_path: Path) -> None:
     pages = encoded_set(tmp_path / "train", "pages", 40)
     with pytest.raises(ModelError, match=r"^model din: setting depth: Extra inputs are not permitted; its settings are dim, "):
