@@ -24,6 +24,8 @@ def held(root: psutil.Process) -> Held:
     found: Held = {}
     for process in _tree(root):
         try:
+            if process.name() != "java" and process.exe().endswith("/java"):
+                continue  # about to become another program: until then it has the JVM's memory, which would count twice
             found[process.name()] = found.get(process.name(), 0) + process.memory_full_info().pss
         except psutil.Error:
             continue  # it ended meanwhile
