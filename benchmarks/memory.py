@@ -52,9 +52,11 @@ def task(process: psutil.Process) -> str:
 def tasks(root: psutil.Process) -> dict[str, Held]:
     """What every task below a process holds now. A task is the topmost process of its kind: a JVM, with Python below it."""
     found: dict[str, Held] = {}
-    for process in _tree(root):
+    tree = _tree(root)
+    below = {process.pid for process in tree}
+    for process in tree:
         name = task(process)
-        if name and not any(task(parent) for parent in _parents(process)):
+        if name and not any(task(parent) for parent in _parents(process) if parent.pid in below):
             found[name] = held(process)
     return found
 
