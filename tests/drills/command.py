@@ -28,10 +28,15 @@ def small(folder: Path, users: int, last: str = "2026-03-02", **sections: Any) -
     return path
 
 
+def own(home: Path, **env: str) -> dict[str, str]:
+    """The environment of a command with a state folder of its own."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "MLFLOW_"))}
+    return keep | {"MOVELINE_HOME": str(home)} | env
+
+
 def begun(home: Path, *command: str, **env: str) -> Process:
     """The command, with a state folder and a process group of its own."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "MLFLOW_"))}
-    return subprocess.Popen([sys.executable, "-m", "jobs.main", *command], cwd=ROOT, env=keep | {"MOVELINE_HOME": str(home)} | env,
+    return subprocess.Popen([sys.executable, "-m", "jobs.main", *command], cwd=ROOT, env=own(home, **env),
                             start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -42,10 +47,9 @@ def done(home: Path, *command: str, **env: str) -> None:
 
 def submit(home: Path, *arguments: str) -> str:
     """What an application says on standard output; it must succeed."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "MLFLOW_"))}
     settings = [word for key, value in LOCAL_SPARK.items() for word in ("--conf", f"{key}={value}")]
     command = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", *settings, "jobs/main.py", *arguments]
-    ended = subprocess.run(command, cwd=ROOT, env=keep | {"MOVELINE_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
+    ended = subprocess.run(command, cwd=ROOT, env=own(home, PYSPARK_PYTHON=sys.executable),
                            capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stdout[-2_000:] + ended.stderr[-2_000:]
     return ended.stdout

@@ -18,6 +18,7 @@ from jobs.processes import free_port
 from models import ledger
 from models.registry import Registry, Version
 from tests.drills.shop import Recovery
+from tests.jobs.test_gate import home_at
 from tests.models.registered import candidate
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
@@ -25,11 +26,9 @@ AWAY_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MOVELINE_LAKE", raising=False)
-    return tmp_path
+def home(tmp_path: Path) -> Iterator[Path]:
+    with home_at(tmp_path) as folder:
+        yield folder
 
 
 class Server:

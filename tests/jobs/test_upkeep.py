@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from feature_store.tables import Lake, Table
 from jobs.upkeep import compact, upkeep
 from models.registry import Registry
 from tests.jobs.naive import DAY, event, frame
+from tests.jobs.test_gate import home_at
 
 OTHER = "2026-01-06"
 SOURCE = {"inputs": {"log": {"path": "log"}}, "events": [{"from": "log", "columns": {}}]}
@@ -22,11 +24,9 @@ RECIPE = Recipe.model_validate({"name": "shop", "source": SOURCE, "upkeep": {"ve
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MOVELINE_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MOVELINE_LAKE", raising=False)
-    return tmp_path
+def home(tmp_path: Path) -> Iterator[Path]:
+    with home_at(tmp_path) as folder:
+        yield folder
 
 
 def write(spark: SparkSession, table: Table, users: int, ds: str = DAY, files: int = 1) -> int:
