@@ -52,7 +52,9 @@ def test_a_training_killed_at_every_stage_registers_one_version_as_if_nothing_ha
     # Undisturbed, and stage by stage: each an application that goes on from the one before.
     assert "din trained on the window that ends with 2026-03-03" in submit(calm, "train", "din", "--conf", recipe)
     assert '"auc"' in submit(calm, "evaluate", "din", "--conf", recipe, "--json")
+    assert not registered(calm)
     assert "registered in" in submit(calm, "register", "din", "--conf", recipe)
+    assert "was registered already" in submit(calm, "register", "din", "--conf", recipe)
     killed = [name for name, seen in stages(hurt).items() if killed_when(begun(hurt, *train), seen)]
     assert len(killed) >= 5, f"runs were over before they could be killed; killed were {killed}"
     with recovery("a training killed at its end: registered and champion (start of Python and Spark included)"):
