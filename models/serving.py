@@ -147,14 +147,20 @@ def _typed(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
             found = pa.array([None if v is None or v != v else v for v in rows[name]], pa.int64() if kind == TIME else kind)
             if name in NAMES:
                 return found.fill_null("")
-            return found.cast(kind) if kind == TIME else _no_blank(found)
+            return _times(found, kind) if kind == TIME else _no_blank(found)
         inner = kind.value_type
         found = pa.array([list(v) for v in rows[name]], pa.list_(pa.int64() if inner == TIME else inner))
-        values = found.flatten().cast(inner) if inner == TIME else _no_blank(found.flatten())
+        values = _times(found.flatten(), inner) if inner == TIME else _no_blank(found.flatten())
         return pa.ListArray.from_arrays(found.offsets, values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise RefusedInput(f"column {name}: {reason}; it must hold {kind}, times as unix microseconds") from error
+
+
+def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if values.null_count:
+        raise ValueError("a time is missing")
+    return values.cast(kind)
 
 
 def _no_blank(values: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ from models.artifact import load_artifact
 from models.baselines import lengths
 from models.kinds import READS
 from models.scoring import page_scores
-from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, Deployed, RefusedInput, serving_pages, to_pages
+from models.serving import FLOW_COLUMNS, PAGE_COLUMNS, PAIR_COLUMNS, TOKENS, Deployed, RefusedInput, serving_pages, to_pages
 from tests.models.registered import artifact, raw_pages, vocabulary
 from tests.models.served import whole_artifact, whole_example
 
@@ -75,10 +75,20 @@ def test_bad_input_is_refused_with_the_column_and_the_fix(folder: Path) -> None:
         model.predict(None, rows.assign(position=[["first"] * len(p) for p in rows["position"]]))
     with pytest.raises(InputError, match="column cut_time"):
         model.predict(None, rows.assign(cut_time="yesterday"))
+    with pytest.raises(InputError, match="column cut_time: a time is missing; it must hold timestamp"):
+        model.predict(None, rows.assign(cut_time=None))
+    with pytest.raises(InputError, match="column moveline_time: a time is missing"):
+        model.predict(None, rows.assign(**{name: [[0, None]] * 2 for name in TOKENS}))
+    with pytest.raises(InputError, match=r"column moveline_time: .*too large.*; it must hold list"):
+        model.predict(None, rows.assign(moveline_time=[[2**63]] * 2))
 
 
 PLAIN = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.binary(max_size=3)
          | st.sampled_from(["i1", "c1", "", "\ud83d", 2**63]))
+ODD = (None, True, -1, 2**31, 2**63, -2**63 - 1, 2**200, 1.5, float("nan"), float("inf"), -1e308, "", "i1", "\ud83d",
+       "\x00", b"\xff", {})
+"""One of each kind of thing that a caller can send where another is expected."""
+
 CELLS = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
                      max_leaves=6)
 
@@ -94,14 +104,36 @@ def models(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
        count=st.integers(0, 3))
 def test_any_input_is_scored_or_refused_in_words(
         models: dict[str, Deployed], reads: str, changes: list[tuple[int, object]], count: int) -> None:
-    names = {"pages": PAGE_COLUMNS, "pairs": PAIR_COLUMNS, "flows": FLOW_COLUMNS}[reads]
-    good = pd.DataFrame({name: ["i1", "i2", ""] for name in names}) if reads == "pairs" else serving_pages(raw_pages(3), names)
-    rows = good.head(count).to_dict(orient="records")
+    rows = good_rows(reads)[:count]
     for n, cell in changes:
         if rows:
-            rows[n % len(rows)][names[n % len(names)]] = cell
+            rows[n % len(rows)][COLUMNS[reads][n % len(COLUMNS[reads])]] = cell
+    scored_or_refused(models[reads], rows, reads)
+
+
+@pytest.mark.parametrize("reads", ["pages", "pairs", "flows"])
+def test_each_odd_thing_in_each_column_is_scored_or_refused_in_words(models: dict[str, Deployed], reads: str) -> None:
+    good = good_rows(reads)
+    for name in COLUMNS[reads]:
+        kept = good[1][name]
+        count = len(kept) if isinstance(kept, list) else 1
+        for odd in ODD:
+            for cell in (odd, [odd], [[odd]], [odd] * count, [*([kept[0]] if isinstance(kept, list) and kept else []), odd]):
+                scored_or_refused(models[reads], [good[0], good[1] | {name: cell}], reads)
+
+
+COLUMNS = {"pages": PAGE_COLUMNS, "pairs": PAIR_COLUMNS, "flows": FLOW_COLUMNS}
+
+
+def good_rows(reads: str) -> list[dict[str, object]]:
+    names = COLUMNS[reads]
+    good = pd.DataFrame({name: ["i1", "i2", ""] for name in names}) if reads == "pairs" else serving_pages(raw_pages(3), names)
+    return good.to_dict(orient="records")
+
+
+def scored_or_refused(model: Deployed, rows: list[dict[str, object]], reads: str) -> None:
     with suppress(RefusedInput):
-        found = models[reads].predict(None, pd.DataFrame(rows, columns=list(names)))
+        found = model.predict(None, pd.DataFrame(rows, columns=list(COLUMNS[reads])))
         assert len(found) == len(rows)
         assert np.isfinite(np.concatenate([np.ravel(score) for score in found.iloc[:, 0]] or [np.zeros(1)])).all()
 
