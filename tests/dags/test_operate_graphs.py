@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,15 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
+from feature_store.home import lake_root
+from feature_store.recipe import load_recipe
+from feature_store.tables import Lake
+from jobs.gate import gate
 from models import ledger
 from models.artifact import Weights, load_artifact, save_artifact
-from models.registry import Candidate, Registry
-from tests.jobs.test_gate import DAYS, home_at
+from models.ranker import Ranker
+from models.registry import Candidate, Registry, Version
+from tests.jobs.test_gate import DAYS, LIMITS, commit_pages, day_of_pages, home_at, made
 from tests.jobs.test_watch import CONTENT, with_champion
 from tests.models.registered import example
 
@@ -43,6 +49,13 @@ def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> 
     found = [json.loads(line.removeprefix("RAN ")) for line in done.stdout.splitlines() if line.startswith("RAN ")]
     assert len(found) == len(runs), done.stdout[-3000:] + done.stderr[-3000:]
     return [(state, tasks, done.stdout + done.stderr) for state, tasks in found]
+
+
+def told_of_models(home: Path) -> list[tuple[str, str]]:
+    """Graph and task of each event that starts `deploy_model`."""
+    with sqlite3.connect(home / "airflow" / "airflow.db") as airflow:
+        return airflow.execute("select source_dag_id, source_task_id from asset_event join asset on asset.id = asset_id "
+                               "where asset.name = 'moveline_models' order by asset_event.id").fetchall()
 
 
 @pytest.fixture
@@ -77,6 +90,7 @@ def test_a_rollback_needs_the_name_twice_and_is_in_the_ledger_with_its_run(tmp_p
     assert (newest.entry, newest.action, newest.from_version, newest.to_version) == (4, "rollback", 3, 2)
     assert newest.reason == "clicks fell"
     assert ", rollback " in newest.by
+    assert told_of_models(tmp_path) == [("rollback", "back")]
 
 
 @pytest.mark.slow
@@ -122,3 +136,31 @@ def test_a_new_champion_is_deployed_once_and_one_whose_scores_lie_elsewhere_is_r
         used = registry.by_alias("small-din", "deployed")
         assert used is not None and used.version == 1
         assert [(e.action, e.to_version) for e in ledger.read(model="small-din", alias="deployed")] == [("deploy", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+def test_a_version_that_waits_is_promoted_by_the_graph_when_its_day_is_closed(spark: SparkSession, tmp_path: Path) -> None:
+    conf = tmp_path / "small.yaml"
+    conf.write_text(yaml.safe_dump({**CONTENT, "gate": {**LIMITS, "wait": True}}))
+    with home_at(tmp_path):
+        lake, registry, good = Lake(lake_root("small")), Registry(), made(tmp_path / "good", 1)
+        days = [day_of_pages(ds, n, Ranker(good)) for n, ds in enumerate(DAYS)]
+        for ds, pages in zip(DAYS[:2], days[:2], strict=True):
+            commit_pages(spark, lake, ds, pages)
+
+        def version(folder: Path, fingerprint: str) -> Version:
+            tags = {"day": DAYS[1], "days": json.dumps({"train": [], "validate": [], "test": [DAYS[1]]})}
+            return registry.register(Candidate("small-din", "small", folder, fingerprint, example(), tags=tags))
+
+        first, second = (gate(load_recipe(conf), lake, version(folder, folder.parent.name), registry)
+                         for folder in (made(tmp_path / "bad", 2), good))
+        assert first.aliases and not second.aliases
+        commit_pages(spark, lake, DAYS[2], days[2])
+        decided, again = run_graphs(tmp_path, conf, *[("decide_models", {"conf": str(conf)})] * 2)
+        assert decided[:2] == ("success", {"decide": "success"}) and again[1] == {"decide": "skipped"}
+        champion, newest = registry.by_alias("small-din"), ledger.read(model="small-din")[-1]
+        assert champion is not None and champion.version == newest.to_version == second.version
+        assert newest.reason.startswith(f"gate passed; the first closed days after {DAYS[1]}") and ", decide_models " in newest.by
+        assert told_of_models(tmp_path) == [("decide_models", "decide")]
