@@ -2,9 +2,8 @@
 
     python benchmarks/memory.py --limit-gb 4 --tasks daily,train_model make demo
 
-What the processes of a tree hold is added up twice a second; memory that several share is divided among them (Linux's
-PSS). With a limit, a task that held more makes the exit code 1,
-and so does one of the named tasks that was not seen at all.
+What the processes of a tree hold is added up twice a second; memory that several share is divided among them (Linux's PSS).
+With a limit, a task that held more makes the exit code 1, and so does one of the named tasks that was not seen at all.
 """
 
 import argparse
@@ -19,20 +18,8 @@ _MAIN = "jobs/main.py"
 Held = dict[str, int]
 
 
-def held(root: psutil.Process) -> Held:
-    """Bytes of the processes of a tree by name."""
-    found: Held = {}
-    for process in _tree(root):
-        try:
-            if process.name() != "java" and process.exe().endswith("/java"):
-                continue  # about to become another program: until then it has the JVM's memory, which would count twice
-            found[process.name()] = found.get(process.name(), 0) + process.memory_full_info().pss
-        except psutil.Error:
-            continue  # it ended meanwhile
-    return found
-
-
 def _tree(root: psutil.Process) -> list[psutil.Process]:
+    """A process and all below it, parents first."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.Error:
@@ -49,30 +36,30 @@ def task(process: psutil.Process) -> str:
     return "" if place is None else " ".join(word for word in line[place + 1:] if word and not word.startswith(("-", "/")))
 
 
-def tasks(root: psutil.Process) -> dict[str, Held]:
-    """What every task below a process holds now. A task is the topmost process of its kind: a JVM, with Python below it."""
-    found: dict[str, Held] = {}
-    tree = _tree(root)
-    below = {process.pid for process in tree}
-    for process in tree:
-        name = task(process)
-        if name and not any(task(parent) for parent in _parents(process) if parent.pid in below):
-            found[name] = held(process)
+def sample(root: psutil.Process) -> dict[str, Held]:
+    """What the whole tree (its name is empty) and every task in it hold now, by program. A process is part of its parent's task."""
+    found: dict[str, Held] = {"": {}}
+    owner: dict[int, str] = {}
+    for process in _tree(root):
+        try:
+            name = owner[process.pid] = owner.get(process.ppid(), "") or task(process)
+            kind = process.name()
+            if kind != "java" and process.exe().endswith("/java"):
+                continue  # about to become another program: until then it has the JVM's memory, which would count twice
+            size = process.memory_full_info().pss
+        except psutil.Error:
+            continue  # it ended meanwhile
+        for part in {"", name}:
+            own = found.setdefault(part, {})
+            own[kind] = own.get(kind, 0) + size
     return found
-
-
-def _parents(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.parents()
-    except psutil.Error:
-        return []
 
 
 def watch(process: subprocess.Popen) -> dict[str, Held]:
     """The largest that the whole command (its name is empty) and each of its tasks held at one time."""
     root, most = psutil.Process(process.pid), {"": Held()}
     while process.poll() is None:
-        for name, now in {"": held(root), **tasks(root)}.items():
+        for name, now in sample(root).items():
             if sum(now.values()) > sum(most.get(name, {}).values()):
                 most[name] = now
         time.sleep(_EVERY_S)
