@@ -154,9 +154,9 @@ def test_a_version_that_waits_is_promoted_by_the_graph_when_its_day_is_closed(sp
             tags = {"day": DAYS[1], "days": json.dumps({"train": [], "validate": [], "test": [DAYS[1]]})}
             return registry.register(Candidate("small-din", "small", folder, fingerprint, example(), tags=tags))
 
-        first, second = (gate(load_recipe(conf), lake, version(folder, folder.parent.name), registry)
-                         for folder in (made(tmp_path / "bad", 2), good))
-        assert first.aliases and not second.aliases
+        registry.set_alias(version(made(tmp_path / "bad", 2), "bad"))
+        second = gate(load_recipe(conf), lake, version(good, "good"), registry)
+        assert not second.aliases
         commit_pages(spark, lake, DAYS[2], days[2])
         decided, again = run_graphs(tmp_path, conf, *[("decide_models", {"conf": str(conf)})] * 2)
         assert decided[:2] == ("success", {"decide": "success"}) and again[1] == {"decide": "skipped"}
