@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python benchmarks/day_cost.py --users 3000
     PYTHONPATH=. python benchmarks/day_cost.py --users 12000
+    PYTHONPATH=. python benchmarks/day_cost.py --words
 
 Simulates two days in a state folder of its own, builds the first, and measures the second, job by job: CPU seconds of the JVM, of
 its Python workers and of the driver, bytes that Spark read and shuffled (its event log), bytes and rows of each table. Then the
@@ -22,7 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import psutil
+import pyarrow as pa
 
 from benchmarks.doses import write_recipe
 from feature_store.batch import VOCABULARY_FIELDS
@@ -177,6 +180,17 @@ def measure(users: int) -> dict[str, Any]:
             "judge": judged(sets, words)}
 
 
+def bytes_an_id(ids: int = 1_000_000) -> float:
+    """Memory a vocabulary takes an id once something was looked up in it, as every worker that encodes holds it."""
+    numbers = np.arange(ids)
+    entries = pa.table({"field": pa.repeat("item", ids), "id": [f"item{n:010d}" for n in numbers], "index": numbers + 17,
+                        "first_time": pa.repeat(pa.scalar(0, pa.timestamp("us", "UTC")), ids)})
+    before = psutil.Process().memory_info().rss
+    words = Vocabulary(entries, 16)
+    words.encode("item", pa.array(["item0000000000"]))
+    return (psutil.Process().memory_info().rss - before) / words.entries().num_rows
+
+
 def show(found: dict[str, Any]) -> None:
     """The table."""
     print(f"{found['users']:,} users, the second day: " + ", ".join(f"{name} {n:,}" for name, n in found["rows"].items()))
@@ -192,8 +206,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=3_000)
+    parser.add_argument("--words", action="store_true", help="only the memory that a vocabulary takes an id")
     parser.add_argument("--judge", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.words:
+        print(json.dumps({"vocabulary_bytes_an_id": round(bytes_an_id(), 1)}))
+        return
     if asked.judge:
         print(json.dumps(judge(*asked.judge)))
         return

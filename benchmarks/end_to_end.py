@@ -22,21 +22,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-from feature_store.home import home
-from jobs.follow import DAILY, TRAIN
-
-matplotlib.use("Agg")
 from matplotlib import pyplot
 
-pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "moveline", "font.size": 8})
+import benchmarks.plots  # noqa: F401  sets how pictures look
+from feature_store.home import home
+from jobs.follow import DAILY, TRAIN
 
 GOAL = 0.30
 OVERHEAD = ("scheduling", "airflow", "start", "stop")
 COLOURS = {"airflow": "#9aa5b1", "start": "#d97706", "stop": "#f5c518", "tables": "#2563eb", "encode": "#0891b2",
            "train": "#059669", "judge": "#9333ea", "register": "#db2777"}
 
+_NAMED = 4.0
+"""Seconds that a table must have taken to be named in the picture."""
 _TABLE = re.compile(r"^\d{4}-\d\d-\d\d (\w+) +(?:built|unchanged|skipped) .*? (\d+\.\d) s(?: |$)")
 _TRAINED = re.compile(r" registered in (\d+) s; ")
 _SUBMITTED, _CONTEXT, _ENDED = "Spark-Submit cmd", "Setting Spark log level", "::group::Post Execute"
@@ -155,13 +153,13 @@ def shares(asked: float, found: list[Span]) -> dict[str, float]:
 def plot(asked: float, found: list[Span], path: Path) -> None:
     """A Gantt picture: a row a task, coloured by what its seconds were spent on."""
     names = list(dict.fromkeys(span.task for span in found))
-    figure, axes = pyplot.subplots(figsize=(10, 0.6 + 0.34 * len(names)))
+    figure, axes = pyplot.subplots(figsize=(10, 0.6 + 0.58 * len(names)))
     for span in found:
-        axes.barh(names.index(span.task), span.end - span.begin, left=span.begin - asked, height=0.7, color=COLOURS[span.kind],
-                  edgecolor="white", linewidth=0.4)
-        if span.kind == "tables" and span.end - span.begin > 6:
-            axes.text((span.begin + span.end) / 2 - asked, names.index(span.task), span.what, ha="center", va="center", fontsize=6,
-                      color="white", rotation=90 if span.end - span.begin < 14 else 0)
+        seconds, row = span.end - span.begin, names.index(span.task)
+        axes.barh(row, seconds, left=span.begin - asked, height=0.9, color=COLOURS[span.kind], edgecolor="white", linewidth=0.4)
+        if span.kind == "tables" and seconds > _NAMED:
+            axes.text((span.begin + span.end) / 2 - asked, row, span.what, ha="center", va="center", fontsize=6, color="white",
+                      rotation=90)
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds since the days were asked for")
     axes.invert_yaxis()
     axes.legend(handles=[pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()], labels=list(COLOURS),

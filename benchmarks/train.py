@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import din_data
 from benchmarks.pace import pace
+from benchmarks.plots import bars
 from benchmarks.rival_env import rival_python
 from feature_store.encoded_set import EncodedSet
 from feature_store.loader import PageStream
@@ -106,6 +107,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", default="16,32")
     parser.add_argument("--few", action="store_true", help="only both sides as they are, with and without their loaders")
+    parser.add_argument("--plot", type=Path, help="SVG file to draw the rates into")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement, after four steps that warm up")
     for name, usual in (("pages", 40_000), ("items", 1_000_000), ("batch", 4_096), ("threads", 1), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=usual)
@@ -126,6 +128,9 @@ def main() -> None:
         found = {dim: compare(asked, Path(folder), dim) for dim in map(int, asked.dims.split(","))}
     for dim, own in found.items():
         show(dim, own)
+    if asked.plot:
+        bars({f"dim {dim}": {name: one["items_per_s"] for name, one in own.items()} for dim, own in found.items()},
+             "shown items a second", asked.plot)
     print(json.dumps({"pages": asked.pages, "items": asked.items, "threads": asked.threads, "rounds": asked.rounds, "dims": found}))
     waits = max(own[OURS]["data_wait"] for own in found.values())
     if waits > MOST_WAIT:
