@@ -102,7 +102,7 @@ def cpu_of_tree() -> float:
 
 def tasks_of(log: Path) -> Iterator[tuple[float, int, int]]:
     """Start (unix time), bytes read and bytes shuffled of every task in Spark's event log."""
-    for path in (p for p in log.rglob("*") if p.is_file() and not p.name.startswith(".") and not p.name.startswith("appstatus")):
+    for path in (p for p in log.iterdir() if not p.name.startswith(".")):  # Hadoop's checksums lie beside it
         for line in path.open():
             event = json.loads(line)
             metrics = event.get("Task Metrics")
@@ -158,7 +158,9 @@ def measure(users: int) -> dict[str, Any]:
     conf = write_recipe(BASE, f"cost{users}", {**SECTIONS, "simulator": {**load_recipe(BASE).simulator, "users": users}})
     recipe, log, warm, clock = load_recipe(conf), home() / "events", Clock(), Clock()
     log.mkdir(parents=True)
-    os.environ["PYSPARK_SUBMIT_ARGS"] = f"--conf spark.eventLog.enabled=true --conf spark.eventLog.dir=file://{log} pyspark-shell"
+    events = {"enabled": "true", "dir": f"file://{log}", "compress": "false", "rolling.enabled": "false"}
+    settings = " ".join(f"--conf spark.eventLog.{key}={value}" for key, value in events.items())
+    os.environ["PYSPARK_SUBMIT_ARGS"] = f"{settings} pyspark-shell"
     spark = spark_session("moveline-cost")
     try:
         simulate(spark, recipe, raw_root(recipe.name))

@@ -5,8 +5,9 @@
 Pages of 25 shown items, 50 tokens of history, a table of 1,000,000 items, batches of 4,096 shown items. Ours reads encoded pages
 through its loader and trains with its trainer; the rival is the DIN of FuxiCTR 2.3.10 with its own loader and training step, in an
 environment of its own below the state folder. `in memory` trains on batches that were made before the clock started. Each side is
-a process of its own, they take turns, and both have the same number of threads. Prints a table and, on the last line, JSON; exits
-with 1 when our share of time spent waiting for data is above 5 %.
+a process of its own, they take turns, and both have the same number of threads. CPU is that of the training process with all its
+threads: ours reads in a thread of it, the rival in a process of its own, which is not counted. Prints a table and, on the last
+line, JSON; exits with 1 when our share of time spent waiting for data is above 5 %.
 """
 
 import argparse
@@ -88,17 +89,21 @@ def compare(asked: argparse.Namespace, folder: Path, dim: int) -> dict[str, Figu
     for _ in range(asked.rounds):
         for name, command in commands(asked, folder, dim).items():
             found.setdefault(name, []).append(measured(command, asked))
+            print(f"dim {dim}, {name}: {found[name][-1]['items_per_s']:,.0f} items/s", file=sys.stderr, flush=True)
     return {name: {key: own[0][key] if isinstance(own[0][key], str) else statistics.median(one[key] for one in own)
                    for key in own[0]} for name, own in found.items()}
 
 
 def show(dim: int, found: dict[str, Figures]) -> None:
     """The table of one dim. Variants in memory are compared with ours in memory."""
-    print(f"dim {dim:<32} {'items/s':>10} {'ms a step':>10} {'data wait':>10} {'memory':>9}   we are faster by")
+    names = f"{'items/s':>10} {'ms a step':>10} {'data wait':>10} {'CPU us/item':>12} {'memory':>9}   ours is faster by (CPU)"
+    print(f"dim {dim:<32} {names}")
     for name, own in found.items():
         base = found[OURS_MEMORY if name.endswith("in memory") else OURS]
-        ratio = "" if name.startswith("din") else f"{base['items_per_s'] / own['items_per_s']:8.1f}"
-        figures = f"{own['items_per_s']:10,.0f} {own['ms_a_step']:10.1f} {own['data_wait']:10.1%} {own['memory_mb']:6,.0f} MB"
+        ratios = (base["items_per_s"] / own["items_per_s"], own["cpu_a_item_us"] / base["cpu_a_item_us"])
+        ratio = "" if name.startswith("din") else f"{ratios[0]:8.1f} ({ratios[1]:.1f})"
+        figures = (f"{own['items_per_s']:10,.0f} {own['ms_a_step']:10.1f} {own['data_wait']:10.1%} {own['cpu_a_item_us']:12.1f} "
+                   f"{own['memory_mb']:6,.0f} MB")
         print(f"{name:36} {figures} {ratio}")
 
 
