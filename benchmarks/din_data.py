@@ -21,6 +21,8 @@ PAGES_A_GROUP = 1_000
 FILES = 4
 ITEMS_FILE, USERS_FILE, ROWS_FILE = "items.parquet", "histories.parquet", "impressions.parquet"
 
+_SCATTER = 7_368_787
+"""A prime: times it, modulo the number of items, ranks of popularity lie anywhere among the indexes."""
 _TABLE_OF = {feature: table for table, features in TABLES.items() for feature in features}
 _LENGTH = {"moveline": TOKENS, "visit": VISITS, "candidate": SHOWN}
 
@@ -46,7 +48,9 @@ def drawn(pages: int, items: int, seed: int) -> Drawn:
     for feature, table in _TABLE_OF.items():
         length = _LENGTH.get(feature.partition("_")[0], 1)
         skew = 3 if table == "item" else 1
-        found[feature] = 1 + (draw.random((pages, length)) ** skew * (rows[table] - 1)).astype(np.int64)
+        drawn_rank = (draw.random((pages, length)) ** skew * (rows[table] - 1)).astype(np.int64)
+        # An index follows from the day an id was first seen and from the id, not from how popular it is.
+        found[feature] = 1 + (drawn_rank * _SCATTER % (rows[table] - 1) if table == "item" else drawn_rank)
     for side in ("moveline", "candidate", "trigger"):
         found[f"{side}_category"] = category_of(found[f"{side}_item"])
     found["candidate_position"] = np.tile(np.arange(SHOWN), (pages, 1))

@@ -1,8 +1,8 @@
 """The same training of `din` with 1 and 2 ranks of one thread each: how much faster it is, and whether the losses are the same.
 
-    PYTHONPATH=. python benchmarks/ranks.py [--pages 10000] [--items 1000000] [--rounds 2]
+    PYTHONPATH=. python benchmarks/ranks.py [--pages 8000] [--items 1000000] [--batch 4096] [--rounds 2]
 
-Encoded pages of 25 shown items and 50 tokens, batches of 4,096 shown items, two epochs; the rate is that of the second, without the
+Encoded pages of 25 shown items and 50 tokens, two epochs; the rate is that of the second, without the
 start of processes. `two apart` are two trainings with one rank each at the same time, which share nothing: what the machine can
 give at most. The variants take turns. Prints a table and, on the last line, JSON; exits with 1 when a loss differs.
 """
@@ -32,7 +32,7 @@ Figures = dict[str, Any]
 def one(asked: argparse.Namespace) -> Figures:
     """A whole training in this process and those it starts."""
     pages = EncodedSet.load(asked.folder / "pages")
-    conf = Recipe.model_validate({**RECIPE, "models": {"din": {"epochs": 2, "dim": asked.dim}}})
+    conf = Recipe.model_validate({**RECIPE, "models": {"din": {"epochs": 2, "dim": asked.dim, "items_a_batch": asked.batch}}})
     with tempfile.TemporaryDirectory() as out:
         os.environ["MOVELINE_HOME"] = out
         done = train(conf, "din", pages, None, Path(out) / "model", processes=asked.ranks, resume=False)
@@ -43,7 +43,8 @@ def one(asked: argparse.Namespace) -> Figures:
 
 def measured(asked: argparse.Namespace, folder: Path, ranks: int, at_once: int = 1) -> Figures:
     """Trainings in processes of their own, at the same time; their rates together, the rest of the first."""
-    command = [sys.executable, str(Path(__file__)), f"--folder={folder}", f"--ranks={ranks}", f"--dim={asked.dim}"]
+    command = [sys.executable, str(Path(__file__)), f"--folder={folder}", f"--ranks={ranks}", f"--dim={asked.dim}",
+               f"--batch={asked.batch}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(at_once)]
     said = [process.communicate()[0] for process in running]
@@ -83,7 +84,7 @@ def show(found: dict[str, Figures]) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, usual in (("pages", 10_000), ("items", 1_000_000), ("dim", 16), ("rounds", 2)):
+    for name, usual in (("pages", 8_000), ("items", 1_000_000), ("batch", 4_096), ("dim", 16), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=usual)
     for name, kind, usual in (("folder", Path, None), ("ranks", int, 1)):
         parser.add_argument(f"--{name}", type=kind, default=usual, help=argparse.SUPPRESS)
@@ -94,7 +95,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         din_data.write_pages(Path(folder) / "pages", asked.pages, asked.items)
         found = show(compare(asked, Path(folder)))
-    print(json.dumps({"pages": asked.pages, "items": asked.items, "dim": asked.dim, "rounds": asked.rounds, **found}))
+    about = {name: getattr(asked, name) for name in ("pages", "items", "batch", "dim", "rounds")}
+    print(json.dumps({**about, **found}))
     if found["losses_apart"] > SAME:
         sys.exit(f"the losses are {found['losses_apart']:.1e} apart; {SAME:.0e} is what another order of sums may make")
 
