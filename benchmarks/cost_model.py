@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plots import bars
 from models.embeddings import capacity
 
 SCALES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
@@ -111,7 +112,7 @@ class Model:
                   f"{cores} cores x {rest:.0f} requests/s x {day} / {self.pages:.2f} pages a user"),
             Limit("judge, one process", memory / judge, f"{held} / {judge:,.0f} bytes a user"),
             Limit("tables, local Spark", cores * _DAY / cpu, f"{cores} cores x {day} / {1e3 * cpu:.2f} CPU ms a user"),
-            Limit(f"train, {ranks} ranks", ranks * _DAY / epoch,
+            Limit("train, at most 4 ranks", ranks * _DAY / epoch,
                   f"{ranks} ranks x {day} / {1e3 * epoch:.2f} CPU ms a user and epoch"),
             Limit("items: vocabulary in each worker", memory / (cores + 1) / words,
                   f"{held} / ({cores} workers and the driver) / {words:.0f} bytes an id"),
@@ -129,11 +130,11 @@ class Limit:
 
 
 def human(value: float) -> str:
-    """A number of a table in three digits or so."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+    """A number of a table in three digits."""
+    for size, unit in ((1e9, " G"), (1e6, " M")):
         if value >= size:
-            return f"{value / (1e3 if unit == ' k' else size):,.3g}{unit}"
-    return f"{value:,.3g}"
+            return f"{value / size:.3g}{unit}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def show(model: Model) -> dict[str, Any]:
@@ -166,8 +167,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000_000, help="items of the shop: not measured, to be set")
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--measured", type=Path, default=Path(__file__).with_name("measured.json"))
+    parser.add_argument("--plot", type=Path, help="SVG file to draw into where each part is at its end")
     asked = parser.parse_args()
-    print(json.dumps(show(Model(json.loads(asked.measured.read_text()), asked.items, asked.dim))))
+    found = show(Model(json.loads(asked.measured.read_text()), asked.items, asked.dim))
+    if asked.plot:
+        groups = {machine: dict(sorted(own.items(), key=lambda limit: limit[0])) for machine, own in found["limits"].items()}
+        bars(groups, "users (or items) at which it is at its end", asked.plot, ours="items", log=True)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
