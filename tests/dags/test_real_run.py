@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import end_to_end
 from feature_store.home import lake_root
 from feature_store.tables import Lake
 from jobs import inspect_lake, inspect_models, processes, services
@@ -89,6 +90,20 @@ def test_both_graphs_run_under_a_real_scheduler_and_register_a_champion(ran: Ran
     assert not (ran.home / "services.json").exists()
     again = moveline("untrained", "--conf", str(ran.recipe), "--fingerprint", version["fingerprint"], "--json")
     assert json.loads(again.stdout) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_benchmark_finds_every_second_of_the_run_in_airflows_records(ran: Ran) -> None:
+    asked, tasks = end_to_end.tasks(ran.home)
+    assert [task.name for task in tasks] == ["tables 2026-03-02", "publish 2026-03-02", "tables 2026-03-03", "publish 2026-03-03",
+                                             "choose", "choose_later", "train_model din"]
+    found = [span for task in tasks for span in end_to_end.spans(task, ran.home)]
+    seconds = end_to_end.shares(asked, found)
+    assert sum(seconds.values()) == pytest.approx(max(task.end for task in tasks) - asked)
+    assert all(seconds[kind] > 0 for kind in ("scheduling", "airflow", "start", "tables", "encode", "train", "judge", "register"))
+    built = [span.what for span in found if span.kind == "tables"]
+    assert built[: len(built) // 2] == built[len(built) // 2:] and {*TABLES, "items", "pair_counts"} == set(built)
 
 
 @pytest.mark.slow
