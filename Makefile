@@ -6,6 +6,7 @@
 PYTHON ?= python3.11
 CONF ?= conf/simulated.yaml
 DATA ?=
+BENCH ?= loader
 BIN := .venv/bin
 STATE := $(or $(MOVELINE_HOME),var)
 RECIPE := --conf $(CONF) $(if $(DATA),--data $(DATA))
@@ -37,8 +38,8 @@ lint: env  ## ruff and mypy
 results: env  ## the tables of docs/results/din.md, on the recipe CONF, from tables that are built
 	@PYTHONPATH=. $(BIN)/python benchmarks/results_din.py --conf $(CONF)
 
-bench: env  ## the loader beside a raw scan
-	@PYTHONPATH=. $(BIN)/python benchmarks/loader.py
+bench: env  ## a benchmark beside its rivals: BENCH=loader, moveline_build, pairs, gauc, daily_cost or skew
+	@PYTHONPATH=. $(BIN)/python benchmarks/$(BENCH).py
 
 up: env  ## start Airflow and MLflow (127.0.0.1) and print their addresses
 	@$(BIN)/moveline up $(RECIPE)

@@ -18,6 +18,18 @@ _MAIN = "jobs/main.py"
 Held = dict[str, int]
 
 
+def cpu_seconds() -> float:
+    """CPU seconds of this process and all below it, those that ended included."""
+    total = 0.0
+    for process in _tree(psutil.Process()):
+        try:
+            used = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += used.user + used.system + used.children_user + used.children_system
+    return total
+
+
 def _tree(root: psutil.Process) -> list[psutil.Process]:
     """A process and all below it, parents first."""
     try:
