@@ -54,6 +54,7 @@ def main() -> None:
     asked = arguments(("ours", "naive"))
     spark = spark_session("moveline-benchmark")
     stages = {"ours": ours, "naive": naive}[asked.way](spark, asked.input)
+    stages = {name: work for name, work in stages.items() if name in (asked.stages or stages)}
     timed(stages, asked.output, asked.rounds, cpu_seconds)
     spark.stop()
 

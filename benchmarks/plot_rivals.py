@@ -1,4 +1,4 @@
-"""Plot what `moveline_build.py` and `pairs.py` printed: seconds of the largest size by stage, a bar a way (docs/benchmarks.md).
+"""Plot what `moveline_build.py` and `pairs.py` printed: CPU seconds of the largest size by stage, a bar a way (docs/benchmarks.md).
 
     PYTHONPATH=. python benchmarks/plot_rivals.py moveline_build.txt pairs.txt docs/pictures/rivals.svg
 """
@@ -26,14 +26,14 @@ def draw(axes: Axes, found: dict[str, Any]) -> None:
     """One benchmark: bars of every way, stacked by stage."""
     run = found["runs"][-1]
     ways, left = list(run["ways"]), dict.fromkeys(run["ways"], 0.0)
-    for stage in run["ways"][ways[0]]["seconds"]:
-        seconds = [warm(run["ways"][way]["seconds"][stage]) for way in ways]
+    for stage in run["ways"][ways[0]]["cpu"]:
+        seconds = [warm(run["ways"][way]["cpu"][stage]) for way in ways]
         axes.barh(ways, seconds, left=[left[way] for way in ways], label=stage)
         left = {way: left[way] + more for way, more in zip(ways, seconds, strict=True)}
     size = next(f"{run[name]:,} {name}" for name in ("events", "pages") if name in run)
     axes.invert_yaxis()
-    axes.set(xlabel="seconds", title=f"{found['benchmark']}: {size}")
-    axes.legend(frameon=False)
+    axes.set(xlabel="CPU seconds", title=f"{found['benchmark']}: {size}")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def main() -> None:

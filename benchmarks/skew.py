@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/skew.py [--events 1000000] [--pages 50000] [--rounds 3]
 
-`user` and `scene` go through the stages of `benchmarks/moveline_build.py`, `page` through those of `benchmarks/pairs.py`. Every
+`user` and `scene` go through the stages of `benchmarks/moveline_build.py`, `page` through the job of `benchmarks/pairs.py`. Every
 task gets a Python worker of its own (Spark's reuse is off, so the seconds are higher than there), whose largest memory is looked at
 ten times a second: where our code runs. Goal: at most 1.5 times the seconds, and no worker above 2 times the median one. Prints a
 table and, on the last line, JSON.
@@ -65,10 +65,11 @@ def shown(folder: Path, count: int) -> None:
         pairs.write(folder / name, np.append(pairs.lengths_of(count, draw), np.array(more, np.int64)), draw)
 
 
-def run(script: str, folder: Path, name: str, rounds: int) -> tuple[Found, list[int]]:
+def run(folder: Path, name: str, rounds: int) -> tuple[Found, list[int]]:
     """Seconds, and the most bytes that each Python worker held."""
+    script, *words = ("pairs_spark.py", "--stages", "counts") if name.startswith("page") else ("moveline_spark.py",)
     command = [sys.executable, str(ROOT / "benchmarks" / script), "ours", "--input", str(folder / name),
-               "--output", str(folder / "out" / name), "--rounds", str(rounds)]
+               "--output", str(folder / "out" / name), "--rounds", str(rounds), *words]
     fresh = "--conf spark.python.worker.reuse=false pyspark-shell"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_SUBMIT_ARGS": fresh})
@@ -103,13 +104,11 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    scripts = {"plain": "moveline_spark.py", "user": "moveline_spark.py", "scene": "moveline_spark.py",
-               "pages": "pairs_spark.py", "page": "pairs_spark.py"}
     with tempfile.TemporaryDirectory() as name:
         logs(Path(name), asked.events)
         shown(Path(name), asked.pages)
-        found = {way: run(script, Path(name), way, asked.rounds) for way, script in scripts.items()}
-    rows = [row(way, found[way], found["pages" if way == "page" else "plain"][0]) for way in scripts]
+        found = {way: run(Path(name), way, asked.rounds) for way in ("plain", "user", "scene", "pages", "page")}
+    rows = [row(way, own, found["pages" if way.startswith("page") else "plain"][0]) for way, own in found.items()]
     print(f"{'':8s}{'seconds by stage':44s}{'of plain':>9s}{'in CPU':>8s}{'worker, MB: median':>20s}{'largest':>9s}{'ratio':>7s}")
     for own in rows:
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in own["seconds"].items())

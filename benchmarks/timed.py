@@ -11,13 +11,14 @@ from pathlib import Path
 
 
 def arguments(ways: Iterable[str] = ()) -> argparse.Namespace:
-    """`way` (where a script knows several), `--input`, `--output` and `--rounds` of a way's command."""
+    """`way` (where a script knows several), `--input`, `--output`, `--rounds` and `--stages` (default: all) of a way's command."""
     parser = argparse.ArgumentParser()
     if ways := list(ways):
         parser.add_argument("way", choices=ways)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--stages", type=lambda text: text.split(","))
     return parser.parse_args()
 
 
