@@ -18,7 +18,7 @@ from feature_store.batch import PageBatch
 from models.attention import MultiHead
 from models.losses import Terms, combined, page_terms
 from models.quantiser import ResidualQuantiser, alignment, code_counts, code_figures, sum_of_codes
-from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, Towers, product
+from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, TargetAttentionNet, Towers, product
 
 
 class TarqConfig(AttentionConfig):
@@ -198,6 +198,17 @@ class Tarq(Towers):
             hidden = layer(hidden).relu_()
         out, shift = self.head.mlp.out.parameters()
         return torch.addmv(shift + vectors @ person.cosine, hidden, out[0])
+
+
+def teacher_of(model: Tarq) -> TargetAttentionNet:
+    """The teacher as a model of its own: exact target attention on the same tables and towers, for the CPU."""
+    known = set(AttentionConfig.model_fields)
+    settings = {name: value for name, value in model.config.model_dump().items() if name in known}
+    made = TargetAttentionNet(AttentionConfig.model_validate(settings), model.rows)
+    given = {name.replace("teacher.", "exact.", 1) if name.startswith("teacher.") else name: value
+             for name, value in model.state_dict().items()}
+    made.load_state_dict({name: given[name] for name in made.state_dict()})
+    return made.eval()
 
 
 def _network(width: int, out: int) -> nn.Sequential:
