@@ -6,7 +6,8 @@
 `report` prints the means, differences of arms (users resampled, pairwise, and seeds: `jobs.comparison.apart`), the share of the gap
 between two_tower and exact attention that tarq closes, how much of long lists of candidates each keeps (`candidates` of the recipe,
 `models.list_metrics`), the use of its codes with and without the alignment loss, and what int8 tables lose. Settings of an arm are
-those that the recipe gives its model, else the defaults; `--settings` changes those of all. `--minutes` begins no run after them.
+those that the recipe gives its model, else the defaults; `--settings` changes those of all. Times are those of the processor, so
+that a run that was paused tells the same; `--minutes` begins no run after so many of them.
 """
 
 import argparse
@@ -116,11 +117,11 @@ def _encode(conf: Path, recipe: Recipe, found: Snapshot, folder: Path) -> dict[s
 
 
 def train(recipe: Recipe, prepared: Prepared, arms: list[str], seeds: int, minutes: float) -> None:
-    """Every arm with every seed; nothing is begun after so many minutes."""
-    started = time.perf_counter()
+    """Every arm with every seed; nothing is begun after so many minutes of the processor."""
+    started = time.process_time()
     todo = [(seed, arm) for seed in range(1, seeds + 1) for arm in arms if not (prepared.out(arm, seed) / "result.json").is_file()]
     for seed, arm in todo:
-        if time.perf_counter() - started > 60 * minutes:
+        if time.process_time() - started > 60 * minutes:
             print(f"{minutes:g} minutes are over: {arm}, seed {seed}, and what follows it, are not begun", flush=True)
             return
         found = run(recipe, prepared, arm, seed)
@@ -129,7 +130,7 @@ def train(recipe: Recipe, prepared: Prepared, arms: list[str], seeds: int, minut
 
 def run(recipe: Recipe, prepared: Prepared, name: str, seed: int) -> dict[str, Any]:
     """Train and judge one arm with one seed."""
-    started, arm, out = time.perf_counter(), ARMS[name], prepared.out(name, seed)
+    started, arm, out = time.process_time(), ARMS[name], prepared.out(name, seed)
     known = set(load_class_fields(arm.model))
     shared = {key: value for key, value in prepared.settings.items() if key in known}
     own = recipe.with_model(arm.model, {**recipe.models.get(arm.model, {}), **shared, **arm.settings, "seed": seed})
@@ -143,7 +144,7 @@ def run(recipe: Recipe, prepared: Prepared, name: str, seed: int) -> dict[str, A
     values = headline(result) | {f"test.{key}": value for key, (value, _) in listed.items()}
     draws = {metric: result["draws"][metric] for metric in METRICS} | {key: plain(own) for key, (_, own) in listed.items()}
     found = {"arm": name, "seed": seed, "metrics": values, "draws": draws, "history": history, "int8": int8(model, sets["test"]),
-             "seconds": time.perf_counter() - started}
+             "seconds": time.process_time() - started}
     save(found, out / "result.json")
     return found
 
@@ -278,7 +279,7 @@ def main() -> None:
     parser.add_argument("--conf", type=Path, default=Path("conf/simulated_published.yaml"))
     parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after so many")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after so many, of the processor")
     parser.add_argument("--settings", type=json.loads, default={}, help='for all arms that know them, as JSON: \'{"dim": 16}\'')
     given = parser.parse_args()
     prepared = prepare(given.conf, given.settings)
