@@ -184,6 +184,18 @@ class Upkeep(Strict):
     small_mb: int = Field(32, ge=1, description="a day whose files are smaller on average is written again in fewer")
 
 
+class Candidates(Strict):
+    """The lists of candidates by which pre-ranking is judged (benchmarks/tarq.py), one for each of some test pages with a click.
+
+    Nothing on them was unknown at the page's cut. Without `within` a list is the page's clicks and a sample of the catalogue.
+    """
+
+    within: str | None = Field(None, description="expression over events, e.g. `query`: a page has the value of its user's last "
+                                                 "event, its list are the items shown before on pages of this value")
+    most: int = Field(1_000, ge=1, description="items a list: those shown last, or the size of the sample")
+    pages: int = Field(2_000, ge=1, description="pages that get a list, chosen by hash")
+
+
 class Days(Strict):
     """First and last day (UTC, both inclusive) that a graph builds; a log that still grows has no last."""
 
@@ -219,6 +231,7 @@ class Recipe(Strict):
     deploy: Deploy = Deploy()
     watch: Watch = Watch()
     upkeep: Upkeep = Upkeep()
+    candidates: Candidates = Candidates()
     vocabulary_buckets: int = Field(16, ge=1, description="out-of-vocabulary buckets a field")
     models: dict[str, dict[str, Any]] = Field({}, description="model name -> its settings")
 

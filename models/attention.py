@@ -27,11 +27,15 @@ class MultiHead(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """queries [B, L, d], memory [B, T, d], mask [B, T] of the keys that count (at least one a row; None: all) -> [B, L, d]."""
+        return self.out(self.looked(queries, memory, mask, causal))
+
+    def looked(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """[B, L, d] what the heads found, side by side, before the layer `out`; for callers whose own layer follows it."""
         keys, values = self.memory(memory).chunk(2, 2)
         allowed = None if mask is None else mask[:, None, None, :]
         query, keys, values = (split_heads(x, self.heads) for x in (self.query(queries), keys, values))
         found = F.scaled_dot_product_attention(query, keys, values, allowed, is_causal=causal)
-        return self.out(found.transpose(1, 2).flatten(2))
+        return found.transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -18,7 +18,7 @@ from feature_store.batch import PageBatch
 from models.attention import MultiHead
 from models.losses import Terms, combined, page_terms
 from models.quantiser import ResidualQuantiser, alignment, code_counts, code_figures, sum_of_codes
-from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, Towers, product
+from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, TargetAttentionNet, Towers, product
 
 
 class TarqConfig(AttentionConfig):
@@ -57,14 +57,13 @@ class Person(NamedTuple):
 
     Attributes
     ----------
-    vector : [d]. books : [L * K, h] personalised code books behind the first layer of the head. mix : [h + 1, d] what the head's
-        first layer makes of an item's vector, and in the last row the cosine. shift : [h + 1].
+    cosine : [d] the user's vector times the sharpness. books : [L * K, h] personalised code books behind the first layer of the
+        head, with an L-th of its bias. mix : [d, h] what that layer makes of an item's vector.
     """
 
-    vector: Tensor
+    cosine: Tensor
     books: Tensor
     mix: Tensor
-    shift: Tensor
 
 
 class Tarq(Towers):
@@ -175,27 +174,41 @@ class Tarq(Towers):
     def prepared(self, user: Tensor, history: Tensor, mask: Tensor) -> Person:
         """The user's side from the user's vector [d], the history [1, M, d] and its mask [1, M].
 
-        The first layer of the head is linear: it is applied to the books, and to the product with the user's vector, beforehand.
+        The first layer of the head is linear, and so is the last one of the attention: both are applied to the books, and the first
+        to the product with the user's vector, beforehand.
         """
         weight, bias = self.head.mlp.layers[0].parameters()
         found, pair = weight[:, :self.config.dim], weight[:, self.config.dim:]
-        books = F.linear(self.books(history, mask)[0].flatten(0, 1), found)
-        return Person(user, books, torch.cat([pair * user, (self.sharpness * user)[None]]), F.pad(bias, (0, 1)))
+        looked = self.personal.looked(self.quantiser.books.flatten(0, 1)[None], history[mask][None])[0]
+        out, shift = self.personal.out.parameters()
+        books = F.linear(looked, found @ out, found @ shift + bias / self.config.levels)
+        return Person(self.sharpness * user, books, (pair * user).t().contiguous())
 
     @torch.no_grad()
     def scores(self, person: Person, codes: Tensor, vectors: Tensor) -> Tensor:
-        """[C] logits of candidates from the side tables: codes [C, L] int64, vectors [C, d] of `items`.
+        """[C] logits of candidates from the side tables: codes [C, L] int32 or int64, vectors [C, d] of `items`.
 
         They are those of `forward` without the level of the page and the place on it, which do not change the order.
         """
-        size = self.config.codes
-        places = codes + size * torch.arange(codes.shape[1], device=codes.device)
-        own = F.linear(vectors, person.mix, person.shift)
-        hidden, cosine = own[:, :-1], own[:, -1]
-        hidden = hidden + F.embedding_bag(places, person.books, mode="sum")
+        levels = torch.arange(codes.shape[1], dtype=codes.dtype, device=codes.device)
+        hidden = F.embedding_bag(codes + self.config.codes * levels, person.books, mode="sum")
+        # Into what is there already: with thousands of candidates every further copy of [C, h] is seen in the latency.
+        hidden.addmm_(vectors, person.mix).relu_()
         for layer in self.head.mlp.layers[1:]:
-            hidden = layer(F.relu(hidden))
-        return cosine + self.head.mlp.out(F.relu(hidden)).squeeze(1)
+            hidden = layer(hidden).relu_()
+        out, shift = self.head.mlp.out.parameters()
+        return torch.addmv(shift + vectors @ person.cosine, hidden, out[0])
+
+
+def teacher_of(model: Tarq) -> TargetAttentionNet:
+    """The teacher as a model of its own: exact target attention on the same tables and towers, for the CPU."""
+    known = set(AttentionConfig.model_fields)
+    settings = {name: value for name, value in model.config.model_dump().items() if name in known}
+    made = TargetAttentionNet(AttentionConfig.model_validate(settings), model.rows)
+    given = {name.replace("teacher.", "exact.", 1) if name.startswith("teacher.") else name: value
+             for name, value in model.state_dict().items()}
+    made.load_state_dict({name: given[name] for name in made.state_dict()})
+    return made.eval()
 
 
 def _network(width: int, out: int) -> nn.Sequential:

@@ -136,7 +136,9 @@ def test_scores_from_codes_and_item_vectors_are_those_of_the_model() -> None:
     assert torch.equal(output.codes, codes) and len(torch.unique(codes, dim=0)) > 20
     parts = zip(*(x.split(batch.lengths.tolist()) for x in (codes, vectors, output.logits)), strict=True)
     for page, (of_codes, of_vectors, expected) in enumerate(parts):
-        own = model.scores(model.person(select(batch, [page])), of_codes, of_vectors)
+        person = model.person(select(batch, [page]))
+        own = model.scores(person, of_codes, of_vectors)
+        assert torch.equal(own, model.scores(person, of_codes.int(), of_vectors))  # as the table holds them
         apart = (expected - own).detach()  # the level of the page, the same for all of its items
         assert float(own.std()) > 1e-2
         torch.testing.assert_close(apart, apart[:1].expand(len(apart)), rtol=0, atol=1e-5)
