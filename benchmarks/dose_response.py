@@ -11,6 +11,7 @@ processes side by side. Intervals: users resampled, pairwise, and seeds (`jobs.c
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.doses import build, plot, write_recipe
@@ -22,8 +23,8 @@ from jobs.comparison import Apart, apart, by_arm
 BASE = Path(__file__).resolve().parent.parent / "conf" / "simulated_amen.yaml"
 DOSES = {"intent_drift": (0.0, 0.33, 0.67, 1.0), "scene_causality": (0.0, 0.25, 0.5, 0.75)}
 PUBLISHED = {"intent_drift": 1.0, "scene_causality": 0.5}
-SHOWN = (("amen", "no NIF"), ("no NIF", "din"), ("amen", "shuffled flow"), ("future oracle", "amen"), ("amen", "no TSP"),
-         ("amen", "TSP on a page"))
+SHOWN = (("amen", "no NIF"), ("no NIF", "din"), ("amen", "shuffled flow"), ("shuffled flow", "no NIF"), ("amen", "no init"),
+         ("no init", "no NIF"), ("future oracle", "amen"), ("amen", "no TSP"), ("amen", "TSP on a page"))
 """Differences of the table: first minus second."""
 
 
@@ -47,10 +48,10 @@ def train(confs: list[Path], arms: list[str], seeds: int, share: tuple[int, int]
             print(f"{recipe.name} {arm}, seed {seed}: gauc {gauc:.4f} in {seconds:.0f} s", flush=True)
 
 
-def report(strength: str, out: Path) -> None:
+def report(strength: str, doses: Sequence[float], out: Path) -> None:
     """The table on standard output with a JSON line, the plot as `<out>/dose_<strength>.svg`."""
     found: dict[float, dict[str, Apart]] = {}
-    for dose in DOSES[strength]:
+    for dose in doses:
         arms = by_arm(finished(prepare(recipe_of(strength, dose))))
         found[dose] = {f"{left} - {right}": apart(arms[left], arms[right], "gauc")
                        for left, right in SHOWN if left in arms and right in arms}
@@ -77,7 +78,8 @@ def main() -> None:
     parser.add_argument("--share", default="1/1", help="which part of how many, such as 1/2")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     given = parser.parse_args()
-    confs = [recipe_of(given.strength, dose) for dose in given.doses or DOSES[given.strength]]
+    doses = given.doses or DOSES[given.strength]
+    confs = [recipe_of(given.strength, dose) for dose in doses]
     if given.step == "build":
         for conf in confs:
             build(conf, [flows])
@@ -85,7 +87,7 @@ def main() -> None:
         part, parts = (int(n) for n in given.share.split("/"))
         train(confs, given.arms.split(","), given.seeds, (part, parts))
     else:
-        report(given.strength, given.out)
+        report(given.strength, doses, given.out)
 
 
 if __name__ == "__main__":
