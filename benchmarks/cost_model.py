@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import bars
+from jobs.train import SHARDS
 from models.embeddings import capacity
 
 SCALES = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
 HOURS = 4
 """Hours a day that the tables, and the training, may each take."""
-TRAIN_DAYS, KEPT_DAYS, RANKS = 2, 30, 4
-"""Days that a training reads, days that the lake keeps, and the most ranks of a training (`jobs.train.SHARDS`)."""
+TRAIN_DAYS, KEPT_DAYS = 2, 30
+"""Days that a training reads, and days that the lake keeps."""
 COPIES = 3
 """Whole tables a rank holds when an epoch ends: its own, the best epoch's, and the next best while it is gathered."""
 _FLOAT, _DAY = 4, 86_400.0
@@ -103,7 +104,7 @@ class Model:
     def limits(self, cores: int, memory: float) -> list["Limit"]:
         """Where each part is at its end on a machine of so many cores and bytes."""
         words, rest = self.measured["vocabulary_bytes_an_id"], self.measured["rest_requests_s_a_core"]
-        judge, ranks = self.line("judge", "memory").slope, min(cores, RANKS)
+        judge, ranks = self.line("judge", "memory").slope, min(cores, SHARDS)
         cpu = sum(line.slope for name, line in self.cpu.items() if name != "encode")
         epoch, row = self.step * self.shown * TRAIN_DAYS, COPIES * self.table_bytes / self.items
         held, day = f"{memory / 1e9:.0f} GB", "86,400 s"
@@ -112,7 +113,7 @@ class Model:
                   f"{cores} cores x {rest:.0f} requests/s x {day} / {self.pages:.2f} pages a user"),
             Limit("judge, one process", memory / judge, f"{held} / {judge:,.0f} bytes a user"),
             Limit("tables, local Spark", cores * _DAY / cpu, f"{cores} cores x {day} / {1e3 * cpu:.2f} CPU ms a user"),
-            Limit("train, at most 4 ranks", ranks * _DAY / epoch,
+            Limit(f"train, at most {SHARDS} ranks", ranks * _DAY / epoch,
                   f"{ranks} ranks x {day} / {1e3 * epoch:.2f} CPU ms a user and epoch"),
             Limit("items: vocabulary in each worker", memory / (cores + 1) / words,
                   f"{held} / ({cores} workers and the driver) / {words:.0f} bytes an id"),

@@ -28,6 +28,7 @@ import psutil
 import pyarrow as pa
 
 from benchmarks.doses import write_recipe
+from benchmarks.memory import cpu_seconds
 from feature_store.batch import VOCABULARY_FIELDS
 from feature_store.encoded_set import EncodedSet
 from feature_store.home import home, lake_root, raw_root
@@ -75,9 +76,9 @@ class Clock:
 
     def run(self, name: str, work: Callable[[], T]) -> T:
         """Do one job."""
-        begin, before = time.time(), cpu_of_tree()
+        begin, before = time.time(), cpu_seconds()
         done = work()
-        self.steps[name] = Step(begin, time.time(), cpu_of_tree() - before)
+        self.steps[name] = Step(begin, time.time(), cpu_seconds() - before)
         return done
 
     def add_bytes(self, log: Path) -> None:
@@ -86,18 +87,6 @@ class Clock:
             for step in self.steps.values():
                 if step.begin <= launched < step.end:
                     step.read, step.shuffled = step.read + read, step.shuffled + shuffled
-
-
-def cpu_of_tree() -> float:
-    """CPU seconds of this process and all below it, those that ended and were waited for included."""
-    own = psutil.Process()
-    total = 0.0
-    for process in [own, *own.children(recursive=True)]:
-        try:
-            total += sum(process.cpu_times()[:4])  # own and of children that ended, user and system
-        except psutil.Error:
-            continue
-    return total
 
 
 def tasks_of(log: Path) -> Iterator[tuple[float, int, int]]:

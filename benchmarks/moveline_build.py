@@ -8,7 +8,6 @@ writes Parquet (zstd), and all must write the same rows. Ours makes pages from t
 from events. Prints a table a size and, on the last line, JSON.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.side_by_side import digest, line, run, same, table
+from benchmarks.side_by_side import arguments, compare, line, table
 from feature_store.contracts import EVENTS, MOVELINES, TIME, VISITS
 
 EVENTS_A_USER = 60
@@ -96,23 +95,14 @@ def save(folder: Path, known: pa.Table, draw: np.random.Generator) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", default="300000,1000000", help="sizes, separated by commas")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--ways", default=",".join(WAYS))
-    asked = parser.parse_args()
+    asked = arguments(__doc__, "events", "300000,1000000", WAYS)
     runs = []
     for size in map(int, asked.events.split(",")):
         with tempfile.TemporaryDirectory() as name:
-            folder, found, draw = Path(name), {}, np.random.default_rng(0)
+            folder, draw = Path(name), np.random.default_rng(0)
             known = events(size, draw)
             save(folder / "in", known, draw)
-            for way in asked.ways.split(","):
-                script, *words = WAYS[way]
-                found[way] = run(script, *words, "--input", folder / "in", "--output", folder / way, "--rounds", asked.rounds,
-                                 rival=script.startswith("rivals/"))
-            for stage, columns in COLUMNS.items():
-                same({way: digest(folder / way / stage, columns) for way in found})
+            found = compare(WAYS, asked, folder, COLUMNS, {})
         print(f"\n{len(known):,} events, {len(known) // EVENTS_A_PAGE:,} pages: all ways wrote the same rows")
         table(found)
         runs.append({"events": len(known), "ways": found})

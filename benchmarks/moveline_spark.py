@@ -1,6 +1,6 @@
 """Two ways of `benchmarks/moveline_build.py` on Spark: our jobs' functions, and what one writes without them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -124,14 +124,13 @@ def naive_pages(events: DataFrame, cuts: DataFrame) -> DataFrame:
     return cuts.join(last, "page_id", "left").withColumns(lists).select(*cuts.columns, *CONTEXT)
 
 
-def main() -> None:
-    """Do one of the ways."""
-    asked = arguments(("ours", "naive"))
+def run_way(ways: Mapping[str, Callable[[SparkSession, Path], Stages]]) -> None:
+    """Do the way that the command line names."""
+    asked = arguments(ways)
     spark = spark_session("moveline-benchmark")
-    stages = {"ours": ours, "naive": naive}[asked.way](spark, asked.input)
-    timed(stages, asked.output, asked.rounds, cpu_seconds)
+    timed(ways[asked.way](spark, asked.input), asked, cpu_seconds)
     spark.stop()
 
 
 if __name__ == "__main__":
-    main()
+    run_way({"ours": ours, "naive": naive})

@@ -11,7 +11,6 @@ of them clicked and 95 % viewed. Two tasks, each from Parquet to Parquet:
 All ways must find the same. Prints a table a size and, on the last line, JSON.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.side_by_side import digest, line, run, same, table
+from benchmarks.side_by_side import arguments, compare, line, table
 from feature_store.contracts import PAIR_KINDS, TIME
 from jobs.pieces import offsets_of
 from jobs.ragged import counted
@@ -29,7 +28,7 @@ LONGEST = 283
 ITEMS, ITEMS_A_CATEGORY = 100_000, 128
 COLUMNS = {"counts": ["page_id", *PAIR_KINDS], "pairs": ["page_id", "left_item", "right_item", "kind"]}
 """What is compared, by stage."""
-LISTS = ("left_item", "right_item", "kind")
+LISTS = {"pairs": ("left_item", "right_item", "kind")}
 """Ours has a row a page and these as lists; a pair counts as a row."""
 WAYS = {"ours": ("pairs_spark.py", "ours"), "naive": ("pairs_spark.py", "naive"), "duckdb": ("rivals/pairs_duckdb.py",)}
 
@@ -70,24 +69,15 @@ def lengths_of(count: int, draw: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", default="5000,100000", help="sizes, separated by commas")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--ways", default=",".join(WAYS))
-    asked = parser.parse_args()
+    asked = arguments(__doc__, "pages", "5000,100000", WAYS)
     runs = []
     for size in map(int, asked.pages.split(",")):
         draw = np.random.default_rng(0)
         lengths = lengths_of(size, draw)
         with tempfile.TemporaryDirectory() as name:
-            folder, found = Path(name), {}
+            folder = Path(name)
             write(folder / "in", lengths, draw)
-            for way in asked.ways.split(","):
-                script, *words = WAYS[way]
-                found[way] = run(script, *words, "--input", folder / "in", "--output", folder / way, "--rounds", asked.rounds,
-                                 rival=script.startswith("rivals/"))
-            for stage, columns in COLUMNS.items():
-                same({way: digest(folder / way / stage, columns, LISTS if stage == "pairs" else ()) for way in found})
+            found = compare(WAYS, asked, folder, COLUMNS, LISTS)
         print(f"\n{size:,} pages, {int((lengths * (lengths - 1) // 2).sum()):,} pairs of shown items: all ways found the same")
         table(found)
         runs.append({"pages": size, "ways": found})

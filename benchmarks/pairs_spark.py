@@ -1,22 +1,17 @@
 """Two ways of `benchmarks/pairs.py` on Spark: our job's function, and what one writes without it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.memory import cpu_seconds
-from benchmarks.moveline_spark import write
-from benchmarks.timed import arguments, timed
+from benchmarks.moveline_spark import Stages, run_way, write
 from feature_store.contracts import PAIR_KINDS
 from feature_store.recipe import Pairs
-from feature_store.session import spark_session
 from jobs.pairs import sampled_pairs
 
 ALL = 100_000_000
 """A cap above any page's pairs."""
-Stages = dict[str, Callable[[Path], None]]
 
 
 def ours(spark: SparkSession, folder: Path) -> Stages:
@@ -49,15 +44,5 @@ def naive_counts(pages: DataFrame) -> DataFrame:
     return pages.select("page_id").join(naive_pairs(pages).groupBy("page_id").agg(*sums), "page_id", "left").na.fill(0)
 
 
-def main() -> None:
-    """Do one of the ways."""
-    asked = arguments(("ours", "naive"))
-    spark = spark_session("moveline-benchmark")
-    stages = {"ours": ours, "naive": naive}[asked.way](spark, asked.input)
-    stages = {name: work for name, work in stages.items() if name in (asked.stages or stages)}
-    timed(stages, asked.output, asked.rounds, cpu_seconds)
-    spark.stop()
-
-
 if __name__ == "__main__":
-    main()
+    run_way({"ours": ours, "naive": naive})

@@ -4,6 +4,7 @@ A way is a process of its own. It reads the same Parquet files as the others, ti
 code do not count; reading the input and writing Parquet do) and says so through `benchmarks.timed`.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -54,24 +55,61 @@ def warm(rounds: Sequence[float]) -> float:
     return statistics.median(rounds[1:] or rounds)
 
 
-def run(script: str, *words: object, rival: bool = False) -> Found:
-    """Run one way, a script below `benchmarks/`, to its end.
+def run(script: str, *words: object) -> Found:
+    """Run one way, a script below `benchmarks/` (a rival's lies in `rivals/`), to its end.
 
     Raises
     ------
     subprocess.CalledProcessError : it failed.
     """
-    python = rival_python("tables", *RIVALS) if rival else Path(sys.executable)
+    python = rival_python("tables", *RIVALS) if script.startswith("rivals/") else Path(sys.executable)
     command = [str(python), str(ROOT / "benchmarks" / script), *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     held = watch(process)[""]
-    said = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    line = json.loads(said.splitlines()[-1])
+    line = last_line(process)
     # Memory is looked at twice a second; what the kernel kept for the process itself has no gaps, but leaves out its children.
     print(f"{' '.join(map(str, (script, *words)))}: {line['seconds']}", file=sys.stderr, flush=True)
     return Found(line["seconds"], line["cpu"], max(sum(held.values()), line["rss"]))
+
+
+def last_line(process: subprocess.Popen) -> dict[str, Any]:
+    """The JSON that an ended process printed last, on a standard output that is a pipe.
+
+    Raises
+    ------
+    subprocess.CalledProcessError : it failed.
+    """
+    said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return json.loads(said.splitlines()[-1])
+
+
+def compare(ways: Mapping[str, Sequence[str]], asked: argparse.Namespace, folder: Path, columns: Mapping[str, Sequence[str]],
+            lists: Mapping[str, Sequence[str]]) -> dict[str, Found]:
+    """Run the asked ways on the files below `folder/in`, and stop the benchmark when they did not write the same rows.
+
+    Parameters
+    ----------
+    ways : the script of each way, and its further words. asked : what `arguments` found. columns : what is compared, by stage.
+    lists : by stage, columns that count as a row an element where they are lists.
+    """
+    found = {}
+    for way in asked.ways.split(","):
+        script, *words = ways[way]
+        found[way] = run(script, *words, "--input", folder / "in", "--output", folder / way, "--rounds", asked.rounds)
+    for stage, names in columns.items():
+        same({way: digest(folder / way / stage, names, lists.get(stage, ())) for way in found})
+    return found
+
+
+def arguments(text: str, size: str, usual: str, ways: Iterable[str]) -> argparse.Namespace:
+    """`--<size>`, `--rounds` and `--ways` of a benchmark that compares ways; text : its help."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{size}", default=usual, help="sizes, separated by commas")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ways", default=",".join(ways))
+    return parser.parse_args()
 
 
 def digest(path: Path, columns: Sequence[str], one_row: Sequence[str] = ()) -> str:

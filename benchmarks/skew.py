@@ -25,7 +25,7 @@ import psutil
 import pyarrow as pa
 
 from benchmarks import moveline_build, pairs
-from benchmarks.side_by_side import ROOT, Found, warm
+from benchmarks.side_by_side import ROOT, Found, last_line, warm
 
 _EVERY_S = 0.1
 USER_SHARE, SCENE_SHARE, LONG_PAGE = 0.1, 0.9, 10_000
@@ -78,10 +78,7 @@ def run(folder: Path, name: str, rounds: int) -> tuple[Found, list[int]]:
         for pid, held in _workers(psutil.Process(process.pid)).items():
             most[pid] = max(most.get(pid, 0), held)
         time.sleep(_EVERY_S)
-    said = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    line = json.loads(said.splitlines()[-1])
+    line = last_line(process)
     return Found(line["seconds"], line["cpu"], 0), list(most.values())
 
 

@@ -22,18 +22,19 @@ def arguments(ways: Iterable[str] = ()) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timed(stages: Mapping[str, Callable[[Path], object]], output: Path, rounds: int,
+def timed(stages: Mapping[str, Callable[[Path], object]], asked: argparse.Namespace,
           cpu: Callable[[], float] = time.process_time) -> None:
-    """Do every stage `rounds` times and print, as one line of JSON, seconds and CPU seconds of each and the most memory held.
+    """Do every asked stage `rounds` times and print, as one line of JSON, seconds and CPU seconds of each and the most memory held.
 
     Parameters
     ----------
-    stages : name -> work; it gets the file or folder to write, `output/name`, which is not there yet. cpu : CPU seconds so far, for
-        a way of several processes.
+    stages : name -> work; it gets the file or folder to write, `output/name`, which is not there yet.
+    asked : what `arguments` found. cpu : CPU seconds so far, for a way of several processes.
     """
+    output, stages = asked.output, {name: work for name, work in stages.items() if name in (asked.stages or stages)}
     seconds: dict[str, list[float]] = {name: [] for name in stages}
     used: dict[str, list[float]] = {name: [] for name in stages}
-    for _ in range(rounds):
+    for _ in range(asked.rounds):
         for name, work in stages.items():
             _remove(output / name)
             started, before = time.perf_counter(), cpu()

@@ -72,11 +72,14 @@ def _airflow(url: str, port: int) -> dict[str, str]:
         "USAGE_DATA_COLLECTION__ENABLED": "False",
         "LOGGING__BASE_LOG_FOLDER": str(airflow_home() / "logs"),
     }
-    spark = json.dumps(
-        {"conn_type": "spark", "host": LOCAL_MASTER, "extra": {"spark-binary": "spark-submit", "deploy-mode": "client"}}
-    )
-    return {"AIRFLOW_HOME": str(airflow_home()), f"AIRFLOW_CONN_{SPARK_CONNECTION.upper()}": spark,
-            **{f"AIRFLOW__{k}": v for k, v in core.items()}}
+    return {"AIRFLOW_HOME": str(airflow_home()), **spark_connection(), **{f"AIRFLOW__{k}": v for k, v in core.items()}}
+
+
+def spark_connection() -> dict[str, str]:
+    """The connection by which the graphs start Spark on this machine, as Airflow reads it from the environment."""
+    extra = {"spark-binary": "spark-submit", "deploy-mode": "client"}
+    spark = {"conn_type": "spark", "host": LOCAL_MASTER, "extra": extra}
+    return {f"AIRFLOW_CONN_{SPARK_CONNECTION.upper()}": json.dumps(spark)}
 
 
 def _jobs(conf: Path, data: str) -> dict[str, str]:

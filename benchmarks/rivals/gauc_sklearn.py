@@ -24,7 +24,7 @@ def main() -> None:
     starts = np.flatnonzero(np.diff(table["user"].to_numpy())) + 1
     parts = zip(*(np.split(table[name].to_numpy(), starts) for name in ("clicked", "score")), strict=True)
     rows = list(parts)
-    timed({"gauc": lambda path: path.write_text(repr(float(gauc(rows))))}, asked.output, asked.rounds)
+    timed({"gauc": lambda path: path.write_text(repr(float(gauc(rows))))}, asked)
 
 
 if __name__ == "__main__":

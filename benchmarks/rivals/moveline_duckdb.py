@@ -82,7 +82,7 @@ def main() -> None:
     last = ", ".join(f"list_transform(known, lambda t: t.{of}) as {name}" for name, of in CONTEXT.items())
     timed({"movelines": lambda path: copy(MOVELINES, path, lists=tokens, token=", ".join(TOKEN), order=ORDER),
            "visits": lambda path: copy(VISITS, path),
-           "pages": lambda path: copy(PAGES, path, lists=last, order=ORDER)}, asked.output, asked.rounds)
+           "pages": lambda path: copy(PAGES, path, lists=last, order=ORDER)}, asked)
 
 
 if __name__ == "__main__":

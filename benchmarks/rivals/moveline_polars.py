@@ -78,7 +78,7 @@ def main() -> None:
         frame.sink_parquet(path, compression="zstd")
 
     timed({"movelines": lambda path: sink(movelines(events), path), "visits": lambda path: sink(visits(events), path),
-           "pages": lambda path: sink(pages(events, cuts), path)}, asked.output, asked.rounds)
+           "pages": lambda path: sink(pages(events, cuts), path)}, asked)
 
 
 if __name__ == "__main__":

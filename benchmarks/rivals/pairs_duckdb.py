@@ -34,7 +34,7 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         base.execute(f"copy ({statement.format(pages=pages)}) to '{path}' (format parquet, compression zstd)")
 
-    timed({"counts": lambda path: copy(COUNTS, path), "pairs": lambda path: copy(PAIRS, path)}, asked.output, asked.rounds)
+    timed({"counts": lambda path: copy(COUNTS, path), "pairs": lambda path: copy(PAIRS, path)}, asked)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from feature_store.home import lake_root
 from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
+from jobs.airflow_env import spark_connection
 from jobs.gate import gate
 from models import ledger
 from models.artifact import Weights, load_artifact, save_artifact
@@ -38,10 +39,9 @@ for dag, conf in json.loads(sys.argv[2]):
 def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> list[tuple[str, dict[str, str], str]]:
     """State of each run and of its tasks, and what the process said up to its end."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("MOVELINE_", "AIRFLOW"))}
-    spark = {"conn_type": "spark", "host": "local[2]", "extra": {"spark-binary": "spark-submit", "deploy-mode": "client"}}
-    spark_env = {"AIRFLOW_CONN_MOVELINE_SPARK": json.dumps(spark), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    env = {**keep, **spark_env, "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-           "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home),
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**keep, **spark_connection(), "PATH": path, "PYTHONPATH": str(ROOT), "AIRFLOW_HOME": str(home / "airflow"),
+           "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "MOVELINE_HOME": str(home),
            "MOVELINE_CONF": str(conf)}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=env, check=True, capture_output=True, timeout=200)
     done = subprocess.run([sys.executable, "-c", RUN, str(ROOT / "dags"), json.dumps(runs)], env=env, cwd=home, capture_output=True,
@@ -51,11 +51,16 @@ def run_graphs(home: Path, conf: Path, *runs: tuple[str, dict[str, object]]) -> 
     return [(state, tasks, done.stdout + done.stderr) for state, tasks in found]
 
 
-def told_of_models(home: Path) -> list[tuple[str, str]]:
-    """Graph and task of each event that starts `deploy_model`."""
+def recorded(home: Path, query: str) -> list[tuple[str, ...]]:
+    """What Airflow's database says."""
     with sqlite3.connect(home / "airflow" / "airflow.db") as airflow:
-        return airflow.execute("select source_dag_id, source_task_id from asset_event join asset on asset.id = asset_id "
-                               "where asset.name = 'moveline_models' order by asset_event.id").fetchall()
+        return airflow.execute(query).fetchall()
+
+
+def told_of_models(home: Path) -> list[tuple[str, ...]]:
+    """Graph and task of each event that starts `deploy_model`."""
+    return recorded(home, "select source_dag_id, source_task_id from asset_event join asset on asset.id = asset_id "
+                          "where asset.name = 'moveline_models' order by asset_event.id")
 
 
 @pytest.fixture

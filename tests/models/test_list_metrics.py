@@ -5,6 +5,7 @@ import pytest
 
 from models import list_metrics
 from models.list_metrics import Lists, hits, judged, kept
+from models.tarq import teacher_of
 from models.towers import TargetAttentionNet
 from tests.models.synthetic import page_batch
 from tests.models.test_tarq import tarq
@@ -53,8 +54,6 @@ def test_random_lists_equal_loops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_teacher_of_tarq_is_a_model_of_its_own() -> None:
-    from models.tarq import teacher_of
-
     model, batch = tarq(dropout=0.0, heads=2, hidden=(16, 8)).train(), page_batch(8)
     alone = teacher_of(model)
     assert isinstance(alone, TargetAttentionNet) and not alone.training

@@ -115,10 +115,10 @@ def test_any_input_is_scored_or_refused_in_words(
 def test_each_odd_thing_in_each_column_is_scored_or_refused_in_words(models: dict[str, Deployed], reads: str) -> None:
     good = good_rows(reads)
     for name in COLUMNS[reads]:
-        kept = good[1][name]
-        count = len(kept) if isinstance(kept, list) else 1
+        own = good[1][name]
+        values = own if isinstance(own, list) else []
         for odd in ODD:
-            for cell in (odd, [odd], [[odd]], [odd] * count, [*([kept[0]] if isinstance(kept, list) and kept else []), odd]):
+            for cell in (odd, [odd], [[odd]], [odd] * len(values), [*values[:1], odd]):
                 scored_or_refused(models[reads], [good[0], good[1] | {name: cell}], reads)
 
 
