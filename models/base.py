@@ -27,6 +27,7 @@ class ModelConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="AdamW, dense layers")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW, dense layers")
     table_learning_rate: float = Field(0.05, gt=0, description="row-wise Adagrad, embedding tables")
+    table_decay: float = Field(0.0, ge=0, description="L2 of the rows that a step touches; against learning rare items by heart")
     patience: int = Field(1, ge=0, description="epochs without a better validation AUC (a generator: loss) before training stops")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor, nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -19,7 +20,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from feature_store.errors import ModelError
-from models.base import Model
+from models.base import Model, ModelConfig
 
 _TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -64,7 +65,7 @@ def shard(model: Model, place: Place) -> DistributedModelParallel:
 
     Tables are never replicated: a data-parallel table has no fused optimiser and its checkpoint cannot change the number of ranks.
     """
-    apply_optimizer_in_backward(RowWiseAdagrad, model.tables.parameters(), {"lr": model.config.table_learning_rate, "eps": 1e-8})
+    apply_optimizer_in_backward(RowWiseAdagrad, model.tables.parameters(), _table_optimizer(model.config))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", place.world))
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=place.world, local_world_size=local, compute_device=place.device.type),
@@ -75,6 +76,17 @@ def shard(model: Model, place: Place) -> DistributedModelParallel:
     wrapped = DistributedModelParallel(model, device=place.device, plan=plan, sharders=sharders)
     spread(wrapped, start)
     return wrapped
+
+
+def _table_optimizer(config: ModelConfig) -> dict[str, Any]:
+    """Settings of the fused optimiser. With decay, the gradient of a row that a batch touches has `table_decay` * row added.
+
+    That is the regularisation of DIN (arXiv 1706.06978, section 5.1) but for its division by how often an item occurs.
+    """
+    given: dict[str, Any] = {"lr": config.table_learning_rate, "eps": 1e-8}
+    if config.table_decay:
+        given |= {"weight_decay": config.table_decay, "weight_decay_mode": WeightDecayMode.L2}  # FBGEMM's default is to ignore it
+    return given
 
 
 def gather(state: Mapping[str, Any]) -> dict[str, Tensor]:

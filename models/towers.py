@@ -26,6 +26,7 @@ from models.moveline import TargetLayer, TokenLayer, VisitLayer
 
 _SHARPNESS = 5.0
 """What cosines are multiplied by at first; it is learned."""
+_WHEN = ("moveline_scene", "moveline_action", "moveline_age")
 
 
 class TowersConfig(ModelConfig):
@@ -35,6 +36,8 @@ class TowersConfig(ModelConfig):
     heads: int = Field(2, ge=1, description="of attention; narrow heads, below 16 columns, are slow on a CPU")
     tower: int = Field(64, ge=1, description="hidden units of both towers")
     dropout: float = Field(0.1, ge=0, lt=1, description="in towers and head")
+    items_a_batch: int = Field(1_024, ge=1, description="shown items of a global batch, about; cosines need many steps")
+    table_decay: float = Field(1e-4, ge=0, description="L2 of the rows that a step touches; against learning rare items by heart")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -51,7 +54,8 @@ class Read:
     ----------
     shown : where the items lie. raw : [N, 2 d] vectors of id and category, item : [N, d] of both. place : [N, d] of the place on
         the page. context : [B, d] of the page.
-    steps : [B, M, d] with mask [B, M]. row : [B], key : [N] numbers that name a page or an item wherever it is computed.
+    steps : [B, M, d] with mask [B, M]. taste : [B, d] mean of the history's items, as candidates.
+    row : [B], key : [N] numbers that name a page or an item wherever it is computed.
     """
 
     shown: Jagged
@@ -61,6 +65,7 @@ class Read:
     context: Tensor
     steps: Tensor
     mask: Tensor
+    taste: Tensor
     row: Tensor
     key: Tensor
 
@@ -76,15 +81,33 @@ class Seen:
 
 
 class Tower(nn.Module):
-    """Two layers to a unit vector."""
+    """A vector and what two layers add to it, as a unit vector."""
 
     def __init__(self, width: int, hidden: int, dim: int, dropout: float, salt: int) -> None:
         super().__init__()
         self.wide, self.narrow, self.drop = nn.Linear(width, hidden), nn.Linear(hidden, dim), HashedDropout(dropout, salt)
 
-    def forward(self, x: Tensor, key: Tensor) -> Tensor:
-        """x [n, width], key [n] -> [n, dim]."""
-        return F.normalize(self.narrow(self.drop(F.relu(self.wide(x)), key)), dim=1)
+    def forward(self, own: Tensor, x: Tensor, key: Tensor) -> Tensor:
+        """own [n, dim], x [n, width], key [n] -> [n, dim]."""
+        return F.normalize(own + self.narrow(self.drop(F.relu(self.wide(x)), key)), dim=1)
+
+
+class Taste(nn.Module):
+    """The mean of the items of a history, each a vector of candidates, by weights that scene, action and age of a token give.
+
+    It lies in the candidates' space: an item that is like those of the history is near it before anything is learned. The weights
+    are exp(s) / (1 + sum exp(s)), so that few items give a short vector and none gives 0. A reconstruction, as the towers are.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(len(_WHEN) * dim, 1)
+
+    def forward(self, items: Tensor, line: Jagged, vectors: Mapping[str, Tensor]) -> Tensor:
+        """items [tokens, d], where they lie on B pages, vectors by feature -> [B, d]."""
+        score = line.pad(self.weigh(torch.cat([vectors[name] for name in _WHEN], 1)), float("-inf"))
+        weight = F.softmax(F.pad(score, (0, 0, 1, 0)), dim=1)[:, 1:]
+        return (weight * line.pad(items)).sum(1)
 
 
 class SelfAttention(nn.Module):
@@ -143,6 +166,7 @@ class Towers(Model):
         self.token, self.visit, self.target = TokenLayer(d), VisitLayer(d), TargetLayer(d)
         self.page = nn.Linear(len(PAGE) * d, d)
         self.nothing = nn.Parameter(torch.randn(d) * 0.02)
+        self.taste = Taste(d)
         self.history, self.ask = SelfAttention(d, config.heads), MultiHead(d, config.heads)
         self.user_tower = Tower(2 * d, config.tower, d, config.dropout, 500)
         self.item_tower = Tower(d, config.tower, d, config.dropout, 501)
@@ -157,22 +181,24 @@ class Towers(Model):
         tokens, visits = line.pad(self.token(vectors)), stays.pad(self.visit(vectors, batch.visit_dense))
         steps, mask = with_null(self.nothing, torch.cat([tokens, visits], 1), torch.cat([line.mask, stays.mask], 1))
         item, category = vectors["candidate_item"], vectors["candidate_category"]
+        taste = self.taste(self.target(vectors["moveline_item"], vectors["moveline_category"]), line, vectors)
         return Read(shown, torch.cat([item, category], 1), self.target(item, category), vectors["candidate_position"],
-                    self.page(torch.cat([vectors[name] for name in PAGE], 1)), steps, mask, batch.row,
+                    self.page(torch.cat([vectors[name] for name in PAGE], 1)), steps, mask, taste, batch.row,
                     batch.row.index_select(0, shown.page) * 100_003 + shown.place)
 
     def look(self, read: Read) -> Seen:
         """Both towers and their logits."""
         history = self.history(read.steps, read.mask)
         asked = torch.cat([read.context, self.ask(read.context[:, None], history, read.mask)[:, 0]], 1)
-        user, item = self.user_tower(asked, read.row), self.item_tower(read.item, read.key)
+        user, item = self.user_tower(read.taste, asked, read.row), self.item_tower(read.item, read.item, read.key)
         own = self.sharpness * (user.index_select(0, read.shown.page) * item).sum(1)
         level = self.level(asked).squeeze(1).index_select(0, read.shown.page) + self.place(read.place).squeeze(1)
         return Seen(history, user, item, own + level)
 
     def items(self, item: Tensor, category: Tensor) -> Tensor:
         """[n, d] unit vectors of items by index [n], as the item tower gives them in evaluation mode."""
-        return self.item_tower(self.target(*self.found(item, category)), item)
+        own = self.target(*self.found(item, category))
+        return self.item_tower(own, own, item)
 
     def found(self, item: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:
         """[n, d] rows of items and categories by index [n]."""

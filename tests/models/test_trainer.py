@@ -102,3 +102,13 @@ def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool, int]]) -
     scores, labels, weights = (torch.tensor([float(r[n]) for r in rows]).double().numpy() for n in range(3))
     found = weighted_auc(scores, labels, weights)
     assert found is None if total == 0 else found == pytest.approx(good / total)
+
+
+def test_decay_shrinks_the_rows_that_batches_touch_and_no_others(tmp_path: Path) -> None:
+    start, rows = model_class("din").build({}, ROWS).state_dict(), "tables.collection.embeddings.item.weight"
+    plain, decayed = (fit(tmp_path / str(decay), train=PageList(TRAIN[:3]), epochs=1, table_decay=decay)[0].weights().model[rows]
+                      for decay in (0.0, 10.0))
+    touched = (plain != start[rows]).any(1)
+    assert touched.any() and not touched.all()
+    assert torch.equal(decayed[~touched], start[rows][~touched])
+    assert float(decayed[touched].norm()) < 0.8 * float(plain[touched].norm())
