@@ -30,7 +30,7 @@ class TarqConfig(AttentionConfig):
     align: float = Field(1.0, ge=0, description="weight of the alignment of the code books within them")
     reconstruct: float = Field(1.0, ge=0, description="weight of the reconstruction of the teacher's vector within them")
     quantise: float = Field(0.1, ge=0, description="weight of the losses of quantisation and of the autoencoder")
-    warm_up: int = Field(50, ge=0, description="step from which on the codes count; item vectors have taken shape before it")
+    warm_up: int = Field(200, ge=0, description="step from which on the codes count; item vectors have taken shape before it")
     begin: Literal["kmeans", "random"] = Field("kmeans", description="code vectors at that step: k-means of its items, or any")
 
 
