@@ -24,7 +24,7 @@ def futures_of_pages(recipe: Recipe, lake: Lake, sets: Mapping[str, EncodedSet],
     """Parquet folders (page_id, future_item, future_category: raw ids, first item next) of the pages of some encoded sets, by role.
 
     As in `jobs.flows`, an interest is a token with an item and one of `flows.actions`, at or after the cut, of the page's own day;
-    repeats are kept.
+    repeats are kept. Items of the page itself are left out: they would tell the clicks that the oracle is to foresee.
     """
     session = spark or spark_session("moveline-ablation")
     found = {}
@@ -32,11 +32,11 @@ def futures_of_pages(recipe: Recipe, lake: Lake, sets: Mapping[str, EncodedSet],
         found[role], days = folder / role, [d for d in pages.days if lake.table("pages").day(d)]
         if not days:
             continue
-        keys = lake.read(session, "pages", days).select("page_id", "user_id", "ds", "cut_time")
+        keys = lake.read(session, "pages", days).select("page_id", "user_id", "ds", "cut_time", F.col("item_id").alias("shown"))
         tokens = F.arrays_zip("event_time", "action", "item_id", "category_id", "replaced_time").alias("tokens")
         walks = lake.read(session, "movelines", days).withColumn("replaced_time", replaced_times()).select("user_id", "ds", tokens)
         wanted = F.filter("tokens", lambda token: (token["event_time"] >= F.col("cut_time")) & token["item_id"].isNotNull()
-                          & token["replaced_time"].isNull()
+                          & token["replaced_time"].isNull() & ~F.array_contains("shown", token["item_id"])
                           & (F.lit(True) if recipe.flows.actions is None else token["action"].isin(recipe.flows.actions)))
         ahead = F.slice(wanted, 1, recipe.flows.future)
         (keys.join(walks, ["user_id", "ds"], "left").withColumn("ahead", ahead)
