@@ -67,7 +67,7 @@ def shown(folder: Path, count: int) -> None:
 
 def run(folder: Path, name: str, rounds: int) -> tuple[Found, list[int]]:
     """Seconds, and the most bytes that each Python worker held."""
-    script, *words = ("pairs_spark.py", "--stages", "counts") if name.startswith("page") else ("moveline_spark.py",)
+    script, *words = ("pairs_spark.py", "--stages", "sample") if name.startswith("page") else ("moveline_spark.py",)
     command = [sys.executable, str(ROOT / "benchmarks" / script), "ours", "--input", str(folder / name),
                "--output", str(folder / "out" / name), "--rounds", str(rounds), *words]
     fresh = "--conf spark.python.worker.reuse=false pyspark-shell"

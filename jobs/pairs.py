@@ -54,11 +54,10 @@ def exact_counts(pages: DataFrame) -> DataFrame:
 
     Adds `shown`: the viewed items as structs (item_id, clicked, category_id), ascending by item.
     """
-    clicked = F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked")
-    rows = F.arrays_zip("item_id", clicked, "category_id", "viewed")
-    shown = F.array_sort(F.transform(F.filter(rows, lambda r: r["viewed"]), _without_viewed))
-    counted_pages = pages.drop("n_items", "n_clicked").withColumn("shown", shown).withColumns({
-        "n_items": F.size("shown"), "n_clicked": F.size(F.filter("shown", lambda s: s["clicked"]))})
+    # Counted from two lists of flags: counting `shown` would sort it, also where nobody asks for it.
+    both = F.zip_with("viewed", "clicked", lambda v, c: v & c)
+    counted_pages = pages.drop("n_items", "n_clicked").withColumns({
+        "shown": _shown(), "n_items": F.size(F.filter("viewed", _itself)), "n_clicked": F.size(F.filter(both, _itself))})
     n, c = F.col("n_items").cast("long"), F.col("n_clicked").cast("long")
     return counted_pages.withColumns({"co_click": _two_of(c), "co_non_click": _two_of(n - c), "mono_click": c * (n - c)})
 
@@ -88,6 +87,17 @@ def _build_counts(spark: SparkSession, lake: Lake, ds: str) -> DayResult:
         return Made(pair_counts(pairs), counts)
 
     return build_day(lake.table("pair_counts"), ds, lambda: inputs_of(lake, {"pairs": [ds]}, _CODE, {}), made)
+
+
+def _shown() -> Column:
+    clicked = F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked")
+    rows = F.arrays_zip("item_id", clicked, "category_id", "viewed")
+    # `array_sort` calls its comparison as an interpreted function; this one is compiled, and here their order is the same.
+    return F.sort_array(F.transform(F.filter(rows, lambda r: r["viewed"]), _without_viewed))
+
+
+def _itself(flag: Column) -> Column:
+    return flag
 
 
 def _without_viewed(row: Column) -> Column:
