@@ -202,7 +202,7 @@ def _kept(batch: _Batch, counts: Longs, cap: int, block: int) -> _Pairs:
         done = ends[start - 1] if start else 0
         stop = max(int(np.searchsorted(ends, done + block, "right")), start + 1)
         new = _pairs_of(batch, page[start:stop], after[start:stop], start)
-        kept = _capped(_Pairs.joined([kept, new]), counts, cap)
+        kept = _capped(_Pairs.joined([kept, _possible(new, kept, cap)]), counts, cap)
         start = stop
     return kept
 
@@ -213,9 +213,21 @@ def _pairs_of(batch: _Batch, page: Longs, after: Longs, start: int) -> _Pairs:
     right = left + 1 + counted(after)
     clicks = batch.clicked[left] + batch.clicked[right]
     kind = np.array([_CO_NON_CLICK, _MONO_CLICK, _CO_CLICK])[clicks]
-    of = np.repeat(page, after)
-    key = mixed(batch.page_key[of], batch.item_key[left], batch.item_key[right])
-    return _Pairs(of, left, right, kind, key)
+    # The hash of (page, left, right); its first two steps are the same for all pairs of a left item, so they are done once.
+    begun = mixed(batch.page_key[page], batch.item_key[start:start + page.size])
+    return _Pairs(np.repeat(page, after), left, right, kind, mixed(np.repeat(begun, after) ^ batch.item_key[right]))
+
+
+def _possible(new: _Pairs, kept: _Pairs, cap: int) -> _Pairs:
+    """`new` without the pairs above `cap` kept hashes of their kind. A page of several blocks is alone, so all are of one page."""
+    if not kept.page.size:
+        return new
+    most = np.full(len(PAIR_KINDS), np.iinfo(np.uint64).max)
+    for kind in range(len(PAIR_KINDS)):
+        keys = kept.key[kept.kind == kind]
+        if keys.size >= cap:
+            most[kind] = keys.max()
+    return new.where(new.key <= most[new.kind])
 
 
 def _capped(pairs: _Pairs, counts: Longs, cap: int) -> _Pairs:
