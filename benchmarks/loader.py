@@ -1,30 +1,38 @@
-"""Pages a second of the loader against a raw `pyarrow.dataset` scan of the same files, in the same run.
+"""Pages a second of the loader against a raw `pyarrow.dataset` scan of the same files and two rivals, in the same run.
 
-    python benchmarks/loader.py [--rows 400000] [--rounds 3]
+    PYTHONPATH=. python benchmarks/loader.py [--rows 400000] [--rounds 3]
 
 Synthetic pages with three ragged columns of mean length 50. `loader` reads every row group through petastorm and makes
 KeyedJaggedTensors of the three columns; `shuffled` also permutes the pages within buffers of row groups, as training does.
 
 `batches` is all that training does: whole encoded pages (50 tokens, 8 visits, 25 shown items; 31 columns), read by four shards,
 shuffled, cut into batches of 4,096 shown items, every index checked, all 15 features and the dense columns as tensors. `raw_pages`
-scans the same columns. Prints a table and, on the last line, JSON.
+scans the same columns.
+
+The rivals read the three columns: `padded` through petastorm's own reader and a transform that pads, `plain` by torch's DataLoader.
+Then `loader` and `batches` run five epochs, each in a process of its own, whose memory is looked at after every epoch. Prints a
+table and, on the last line, JSON; the exit code is 1 when the loader is below its share of a raw scan.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from benchmarks import loader_rivals
 from feature_store.batch import BUCKET_ROWS, VOCABULARY_FIELDS
 from feature_store.collate import PAGE_COLUMNS, jagged
 from feature_store.encoding import ENCODED_PAGES, VISIT_DENSE
@@ -38,6 +46,7 @@ ROWS_A_GROUP = 8_000
 """As many bytes as `PAGES_A_GROUP` encoded pages, with their 31 columns, have."""
 PAGES_A_GROUP = 2_000
 FILES = 4
+EPOCHS = 5
 LEAST = 0.85
 """The share of a raw scan that the loader must reach."""
 
@@ -114,32 +123,88 @@ def shuffled(files: list[str], workers: int) -> int:
     return found + sum(jagged(table, COLUMNS).stride() for table in buffer)
 
 
+def padded(files: list[str], workers: int) -> int:
+    """What a user of petastorm alone writes."""
+    return loader_rivals.padded(files, workers, COLUMNS, 2 * MEAN_LENGTH - 1)
+
+
+def plain(files: list[str], workers: int) -> int:
+    """What a user of torch alone writes."""
+    return loader_rivals.plain(files, COLUMNS)
+
+
+def held(way: Way, files: list[str], workers: int) -> list[float]:
+    """Megabytes of this process after every epoch."""
+    found = []
+    for _ in range(EPOCHS):
+        way(files, workers)
+        found.append(round(psutil.Process().memory_info().rss / 1e6, 1))
+    return found
+
+
+def memory(way: Way, files: list[str], workers: int) -> list[float]:
+    """`held` in a new process."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--held", way.__name__, "--files", *files]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@dataclass
+class Rates:
+    """Rows a second of every round, and rows a CPU second (of all threads)."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, way: Way, files: list[str], workers: int, rows: int) -> None:
+        """Do it once."""
+        started, before = time.perf_counter(), time.process_time()
+        audit(way(files, workers), rows // FILES * FILES, way.__name__)
+        self.wall.append(rows / (time.perf_counter() - started))
+        self.cpu.append(rows / (time.process_time() - before))
+
+    def ratios(self, other: "Rates") -> list[float]:
+        """Of the medians: by the clock, and in CPU."""
+        pairs = ((self.wall, other.wall), (self.cpu, other.cpu))
+        return [round(statistics.median(own) / statistics.median(its), 3) for own, its in pairs]
+
+
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure and print; with `--held`, be the process whose memory counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--held", help=argparse.SUPPRESS)
+    parser.add_argument("--files", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     workers = os.cpu_count() or 1
-    rivals: dict[Way, Way] = {loader: raw, shuffled: raw, batches: raw_pages}
-    speeds: dict[str, list[float]] = {way.__name__: [] for way in (raw, loader, shuffled, raw_pages, batches)}
+    if given.held:
+        print(json.dumps(held({"loader": loader, "batches": batches}[given.held], given.files, workers)))
+        return
+    scans: dict[Way, Way] = {**dict.fromkeys((raw, loader, shuffled, padded, plain), raw),
+                             **dict.fromkeys((raw_pages, batches), raw_pages)}
+    rates = {way: Rates() for way in scans}
     with tempfile.TemporaryDirectory() as folder:
         lists, pages = write(Path(folder), given.rows), write_pages(Path(folder), given.rows // 4)
         raw(lists, workers), raw_pages(pages, workers)  # once, so that every way finds the files in the page cache
         for _ in range(given.rounds):  # interleaved: what else runs on the machine disturbs all of them
-            for way in (raw, loader, shuffled, raw_pages, batches):
-                files, rows = (pages, given.rows // 4) if way in (raw_pages, batches) else (lists, given.rows)
-                started = time.perf_counter()
-                audit(way(files, workers), rows // FILES * FILES, way.__name__)
-                speeds[way.__name__].append(rows / (time.perf_counter() - started))
-    best = {name: statistics.median(found) for name, found in speeds.items()}
-    ratios = {way.__name__: round(best[way.__name__] / best[rival.__name__], 3) for way, rival in rivals.items()}
-    for name, speed in best.items():
-        print(f"{name:10s} {speed:12,.0f} pages/s" + (f"   {ratios[name]:.2f} of its raw scan" if name in ratios else ""))
-    print(json.dumps({"rows": given.rows, "workers": workers, "rounds": given.rounds, **{k: round(v) for k, v in best.items()},
-                      "ratios": ratios}))
-    if ratios[loader.__name__] < LEAST:
-        sys.exit(f"the loader reaches {ratios[loader.__name__]:.2f} of the raw scan; it should be {LEAST}")
+            for way, own in rates.items():
+                own.add(way, *((pages, workers, given.rows // 4) if way in (raw_pages, batches) else (lists, workers, given.rows)))
+        epochs = {way.__name__: memory(way, files, workers) for way, files in ((loader, lists), (batches, pages))}
+    of_raw = {way.__name__: own.ratios(rates[scans[way]]) for way, own in rates.items()}
+    times = {rival.__name__: rates[loader].ratios(rates[rival]) for rival in (padded, plain)}
+    print(f"{'':10s}{'pages/s':>12s}{'of its raw scan':>17s}{'pages/CPU s':>14s}{'of its raw scan':>17s}")
+    for way, own in rates.items():
+        by_clock, in_cpu = of_raw[way.__name__]
+        print(f"{way.__name__:10s}{statistics.median(own.wall):12,.0f}{by_clock:17.2f}{statistics.median(own.cpu):14,.0f}{in_cpu:17.2f}")
+    for name, (by_clock, in_cpu) in times.items():
+        print(f"the loader is {by_clock:.1f} times as fast as {name}; {in_cpu:.1f} times in CPU")
+    for name, megabytes in epochs.items():
+        print(f"{name}: MB after epochs 1 to {EPOCHS}: {', '.join(map(str, megabytes))}")
+    print(json.dumps({"rows": given.rows, "workers": workers, "rounds": given.rounds, "load": os.getloadavg()[0], "ratios": of_raw,
+                      "times": times, "mb": epochs, **{way.__name__: vars(own) for way, own in rates.items()}}))
+    if of_raw[loader.__name__][0] < LEAST:
+        sys.exit(f"the loader reaches {of_raw[loader.__name__][0]:.2f} of the raw scan; it should be {LEAST}")
 
 
 if __name__ == "__main__":

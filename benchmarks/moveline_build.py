@@ -95,7 +95,7 @@ def save(folder: Path, known: pa.Table, draw: np.random.Generator) -> None:
 
 def main() -> None:
     """Measure and print."""
-    asked = arguments(__doc__, "events", "300000,1000000", WAYS)
+    asked = arguments(__doc__, "events", "300000,1000000", WAYS, COLUMNS)
     runs = []
     for size in map(int, asked.events.split(",")):
         with tempfile.TemporaryDirectory() as name:

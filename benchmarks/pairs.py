@@ -1,11 +1,11 @@
 """Pairs of items shown on one page: our job beside a naive Spark explode-join and DuckDB's self-join.
 
-    PYTHONPATH=. python benchmarks/pairs.py [--pages 5000,100000] [--rounds 2]
+    PYTHONPATH=. python benchmarks/pairs.py [--pages 5000,100000] [--rounds 2] [--stages counts,pairs]
 
 Synthetic pages of 12 items in the middle, 17 on average and 283 at most (log-normal, sigma 0.8; a page has some 250 pairs), 5 %
 of them clicked and 95 % viewed. Two tasks, each from Parquet to Parquet:
 
-`counts`: how many pairs of each kind every page has; ours is the whole job, which writes a sample of 400 a kind beside the counts.
+`counts`: how many pairs of each kind every page has; ours from the numbers of viewed and of clicked items, without a pair.
 `pairs`: all pairs, none left out; ours as lists a page (its cap above the longest page), the rivals' a row a pair.
 
 All ways must find the same. Prints a table a size and, on the last line, JSON.
@@ -69,7 +69,7 @@ def lengths_of(count: int, draw: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     """Measure and print."""
-    asked = arguments(__doc__, "pages", "5000,100000", WAYS)
+    asked = arguments(__doc__, "pages", "5000,100000", WAYS, COLUMNS)
     runs = []
     for size in map(int, asked.pages.split(",")):
         draw = np.random.default_rng(0)

@@ -8,17 +8,18 @@ from pyspark.sql import functions as F
 from benchmarks.moveline_spark import Stages, run_way, write
 from feature_store.contracts import PAIR_KINDS
 from feature_store.recipe import Pairs
-from jobs.pairs import sampled_pairs
+from jobs.pairs import exact_counts, sampled_pairs
 
 ALL = 100_000_000
 """A cap above any page's pairs."""
 
 
 def ours(spark: SparkSession, folder: Path) -> Stages:
-    """The function that the job calls."""
+    """The functions that the job calls; `sample` is what it writes (for `benchmarks/skew.py`)."""
     pages = spark.read.parquet(str(folder / "pages"))
-    return {"counts": lambda path: write(sampled_pairs(pages, Pairs().max_a_page), path),
-            "pairs": lambda path: write(sampled_pairs(pages, ALL).select("page_id", "left_item", "right_item", "kind"), path)}
+    return {"counts": lambda path: write(exact_counts(pages).select("page_id", *PAIR_KINDS), path),
+            "pairs": lambda path: write(sampled_pairs(pages, ALL).select("page_id", "left_item", "right_item", "kind"), path),
+            "sample": lambda path: write(sampled_pairs(pages, Pairs().max_a_page), path)}
 
 
 def naive(spark: SparkSession, folder: Path) -> Stages:

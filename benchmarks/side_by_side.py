@@ -97,18 +97,20 @@ def compare(ways: Mapping[str, Sequence[str]], asked: argparse.Namespace, folder
     found = {}
     for way in asked.ways.split(","):
         script, *words = ways[way]
-        found[way] = run(script, *words, "--input", folder / "in", "--output", folder / way, "--rounds", asked.rounds)
-    for stage, names in columns.items():
-        same({way: digest(folder / way / stage, names, lists.get(stage, ())) for way in found})
+        found[way] = run(script, *words, "--input", folder / "in", "--output", folder / way, "--rounds", asked.rounds,
+                         "--stages", asked.stages)
+    for stage in asked.stages.split(","):
+        same({way: digest(folder / way / stage, columns[stage], lists.get(stage, ())) for way in found})
     return found
 
 
-def arguments(text: str, size: str, usual: str, ways: Iterable[str]) -> argparse.Namespace:
-    """`--<size>`, `--rounds` and `--ways` of a benchmark that compares ways; text : its help."""
+def arguments(text: str, size: str, usual: str, ways: Iterable[str], stages: Iterable[str]) -> argparse.Namespace:
+    """`--<size>`, `--rounds`, `--ways` and `--stages` of a benchmark that compares ways; text : its help."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(f"--{size}", default=usual, help="sizes, separated by commas")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ways", default=",".join(ways))
+    parser.add_argument("--stages", default=",".join(stages))
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Our jobs on a skewed log beside the same log without: one user with 10 % of the events, one scene with 90 %, a page of 10,000.
 
-    PYTHONPATH=. python benchmarks/skew.py [--events 1000000] [--pages 50000] [--rounds 3]
+    PYTHONPATH=. python benchmarks/skew.py [--events 1000000] [--pages 50000] [--rounds 3] [--skews user,scene,page]
 
 `user` and `scene` go through the stages of `benchmarks/moveline_build.py`, `page` through the job of `benchmarks/pairs.py`. Every
 task gets a Python worker of its own (Spark's reuse is off, so the seconds are higher than there), whose largest memory is looked at
@@ -29,7 +29,8 @@ from benchmarks.side_by_side import ROOT, Found, last_line, warm
 
 _EVERY_S = 0.1
 USER_SHARE, SCENE_SHARE, LONG_PAGE = 0.1, 0.9, 10_000
-LONGER, LARGER = 1.5, 2.0
+PLAIN = {"user": "plain", "scene": "plain", "page": "pages"}
+"""The data without each skew."""
 
 
 def one_user(events: pa.Table, draw: np.random.Generator) -> pa.Table:
@@ -67,7 +68,7 @@ def shown(folder: Path, count: int) -> None:
 
 def run(folder: Path, name: str, rounds: int) -> tuple[Found, list[int]]:
     """Seconds, and the most bytes that each Python worker held."""
-    script, *words = ("pairs_spark.py", "--stages", "counts") if name.startswith("page") else ("moveline_spark.py",)
+    script, *words = ("pairs_spark.py", "--stages", "sample") if name.startswith("page") else ("moveline_spark.py",)
     command = [sys.executable, str(ROOT / "benchmarks" / script), "ours", "--input", str(folder / name),
                "--output", str(folder / "out" / name), "--rounds", str(rounds), *words]
     fresh = "--conf spark.python.worker.reuse=false pyspark-shell"
@@ -100,12 +101,15 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--pages", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skews", default=",".join(PLAIN))
     asked = parser.parse_args()
+    skews = asked.skews.split(",")
     with tempfile.TemporaryDirectory() as name:
         logs(Path(name), asked.events)
         shown(Path(name), asked.pages)
-        found = {way: run(Path(name), way, asked.rounds) for way in ("plain", "user", "scene", "pages", "page")}
-    rows = [row(way, own, found["pages" if way.startswith("page") else "plain"][0]) for way, own in found.items()]
+        ways = dict.fromkeys([*(PLAIN[skew] for skew in skews), *skews])
+        found = {way: run(Path(name), way, asked.rounds) for way in ways}
+    rows = [row(way, own, found[PLAIN.get(way, way)][0]) for way, own in found.items()]
     print(f"{'':8s}{'seconds by stage':44s}{'of plain':>9s}{'in CPU':>8s}{'worker, MB: median':>20s}{'largest':>9s}{'ratio':>7s}")
     for own in rows:
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in own["seconds"].items())

@@ -54,11 +54,10 @@ def exact_counts(pages: DataFrame) -> DataFrame:
 
     Adds `shown`: the viewed items as structs (item_id, clicked, category_id), ascending by item.
     """
-    clicked = F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked")
-    rows = F.arrays_zip("item_id", clicked, "category_id", "viewed")
-    shown = F.array_sort(F.transform(F.filter(rows, lambda r: r["viewed"]), _without_viewed))
-    counted_pages = pages.drop("n_items", "n_clicked").withColumn("shown", shown).withColumns({
-        "n_items": F.size("shown"), "n_clicked": F.size(F.filter("shown", lambda s: s["clicked"]))})
+    # Counted from two lists of flags: counting `shown` would sort it, also where nobody asks for it.
+    both = F.zip_with("viewed", "clicked", lambda v, c: v & c)
+    counted_pages = pages.drop("n_items", "n_clicked").withColumns({
+        "shown": _shown(), "n_items": F.size(F.filter("viewed", _itself)), "n_clicked": F.size(F.filter(both, _itself))})
     n, c = F.col("n_items").cast("long"), F.col("n_clicked").cast("long")
     return counted_pages.withColumns({"co_click": _two_of(c), "co_non_click": _two_of(n - c), "mono_click": c * (n - c)})
 
@@ -88,6 +87,17 @@ def _build_counts(spark: SparkSession, lake: Lake, ds: str) -> DayResult:
         return Made(pair_counts(pairs), counts)
 
     return build_day(lake.table("pair_counts"), ds, lambda: inputs_of(lake, {"pairs": [ds]}, _CODE, {}), made)
+
+
+def _shown() -> Column:
+    clicked = F.transform("clicked", lambda c: F.coalesce(c, F.lit(False))).alias("clicked")
+    rows = F.arrays_zip("item_id", clicked, "category_id", "viewed")
+    # `array_sort` calls its comparison as an interpreted function; this one is compiled, and here their order is the same.
+    return F.sort_array(F.transform(F.filter(rows, lambda r: r["viewed"]), _without_viewed))
+
+
+def _itself(flag: Column) -> Column:
+    return flag
 
 
 def _without_viewed(row: Column) -> Column:
@@ -192,7 +202,7 @@ def _kept(batch: _Batch, counts: Longs, cap: int, block: int) -> _Pairs:
         done = ends[start - 1] if start else 0
         stop = max(int(np.searchsorted(ends, done + block, "right")), start + 1)
         new = _pairs_of(batch, page[start:stop], after[start:stop], start)
-        kept = _capped(_Pairs.joined([kept, new]), counts, cap)
+        kept = _capped(_Pairs.joined([kept, _possible(new, kept, cap)]), counts, cap)
         start = stop
     return kept
 
@@ -203,9 +213,21 @@ def _pairs_of(batch: _Batch, page: Longs, after: Longs, start: int) -> _Pairs:
     right = left + 1 + counted(after)
     clicks = batch.clicked[left] + batch.clicked[right]
     kind = np.array([_CO_NON_CLICK, _MONO_CLICK, _CO_CLICK])[clicks]
-    of = np.repeat(page, after)
-    key = mixed(batch.page_key[of], batch.item_key[left], batch.item_key[right])
-    return _Pairs(of, left, right, kind, key)
+    # The hash of (page, left, right); its first two steps are the same for all pairs of a left item, so they are done once.
+    begun = mixed(batch.page_key[page], batch.item_key[start:start + page.size])
+    return _Pairs(np.repeat(page, after), left, right, kind, mixed(np.repeat(begun, after) ^ batch.item_key[right]))
+
+
+def _possible(new: _Pairs, kept: _Pairs, cap: int) -> _Pairs:
+    """`new` without the pairs above `cap` kept hashes of their kind. A page of several blocks is alone, so all are of one page."""
+    if not kept.page.size:
+        return new
+    most = np.full(len(PAIR_KINDS), np.iinfo(np.uint64).max)
+    for kind in range(len(PAIR_KINDS)):
+        keys = kept.key[kept.kind == kind]
+        if keys.size >= cap:
+            most[kind] = keys.max()
+    return new.where(new.key <= most[new.kind])
 
 
 def _capped(pairs: _Pairs, counts: Longs, cap: int) -> _Pairs:
