@@ -18,7 +18,7 @@ from feature_store.batch import PageBatch
 from models.attention import MultiHead
 from models.losses import Terms, combined, page_terms
 from models.quantiser import ResidualQuantiser, alignment, code_counts, code_figures, sum_of_codes
-from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, TargetAttentionNet, Towers, product
+from models.towers import AttentionConfig, AttentionNet, Interaction, Read, Seen, TargetAttentionNet, Towers, product, scaled
 
 
 class TarqConfig(AttentionConfig):
@@ -77,6 +77,7 @@ class Tarq(Towers):
         super().__init__(config, rows)
         d = config.dim
         self.step = 0
+        # They read rows of mean square 1: beside fresh rows every bias is so large that all items have one code.
         self.encoder, self.decoder = _network(2 * d, d), _network(d, 2 * d)
         self.quantiser = ResidualQuantiser(config.levels, config.codes, d)
         self.personal = MultiHead(d, config.heads)
@@ -92,7 +93,7 @@ class Tarq(Towers):
         """Logits and codes in the batch's order, and while training what the losses need."""
         read = self.read(batch)
         seen = self.look(read)
-        pair, vectors = product(read, seen), self.encoder(_level(read.raw))
+        pair, vectors = product(read, seen), self.encoder(scaled(read.raw))
         if self.training and self.step >= self.config.warm_up and not self.quantiser.begun:
             self._begin(vectors.detach(), batch, read)
         books = self.books(seen.history, read.mask)
@@ -122,7 +123,7 @@ class Tarq(Towers):
         quantised = self.quantiser(vectors)
         target, extra = self.teacher(read, pair)
         aligned = alignment(vectors, quantised.codes, self.quantiser.books, books, target, read.shown)
-        decoded = (self.decoder(quantised.vector) - _level(read.raw).detach()).square().mean(1)
+        decoded = (self.decoder(quantised.vector) - scaled(read.raw).detach()).square().mean(1)
         return seen.logits + extra, aligned.kl, aligned.rest, quantised.loss, decoded
 
     def terms(self, output: Ranked, batch: PageBatch) -> Terms:
@@ -157,7 +158,7 @@ class Tarq(Towers):
 
     def code_vectors(self, item: Tensor, category: Tensor) -> Tensor:
         """[n, d] vectors of items by index [n] that are quantised."""
-        return self.encoder(_level(torch.cat(self.found(item, category), 1)))
+        return self.encoder(scaled(torch.cat(self.found(item, category), 1)))
 
     def codes(self, item: Tensor, category: Tensor) -> Tensor:
         """[n, L] codes of items by index [n]."""
@@ -213,11 +214,6 @@ def teacher_of(model: Tarq) -> TargetAttentionNet:
 
 def _network(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
-
-
-def _level(raw: Tensor) -> Tensor:
-    """Rows of mean square 1: fresh tables hold small numbers, beside which every bias is so large that all items have one code."""
-    return F.rms_norm(raw, raw.shape[1:])
 
 
 def _found(books: Tensor, codes: Tensor, read: Read) -> Tensor:

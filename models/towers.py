@@ -135,7 +135,10 @@ class Interaction(nn.Module):
 
 
 class AttentionNet(nn.Module):
-    """Exact target attention: history = self-attention of the steps, found = attention of each item to it, logits of both."""
+    """Exact target attention: history = self-attention of the steps, found = attention of each item to it, logits of both.
+
+    Items ask as vectors of mean square 1: rows of tables are so small that every item would attend to all steps alike.
+    """
 
     def __init__(self, dim: int, heads: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -144,7 +147,7 @@ class AttentionNet(nn.Module):
 
     def forward(self, read: Read, product: Tensor) -> tuple[Tensor, Tensor]:
         """[N, d] what each item found, and [N] what it adds to the logits."""
-        found = self.attend(read.shown.pad(read.item), self.history(read.steps, read.mask), read.mask)
+        found = self.attend(read.shown.pad(scaled(read.item)), self.history(read.steps, read.mask), read.mask)
         own = read.shown.unpad(found)
         return own, self.head(own, product, read.key)
 
@@ -211,6 +214,11 @@ class Towers(Model):
     def targets(batch: PageBatch) -> tuple[Tensor, Tensor]:
         """Clicks and their weights."""
         return batch.clicked, batch.weight
+
+
+def scaled(vectors: Tensor) -> Tensor:
+    """[n, width] rows of mean square 1."""
+    return F.rms_norm(vectors, vectors.shape[1:])
 
 
 def product(read: Read, seen: Seen) -> Tensor:
