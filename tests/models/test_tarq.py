@@ -17,6 +17,7 @@ from models.quantiser import code_counts
 from models.report import report
 from models.scoring import page_scores
 from models.tarq import Tarq
+from models.towers import product
 from tests.models.behaviours import CLOSE, PageModel
 from tests.models.encoded import encoded_set
 from tests.models.synthetic import ROWS, page_batch, select
@@ -65,9 +66,29 @@ class Prerank(PageModel):
 class TestTwoTower(Prerank):
     name = "two_tower"
 
+    def test_untrained_it_prefers_what_is_in_the_history(self) -> None:
+        model, batch = self.model(), page_batch(200, ids=300, items=(8, 8), tokens=(3, 3))
+        ids = batch.sparse.to_dict()
+        for field in ("item", "category"):  # the first shown item of every page is the last token of its user
+            ids[f"candidate_{field}"].values()[::8] = ids[f"moveline_{field}"].values()[2::3]
+        seen = model.look(model.read(batch))  # type: ignore[operator]
+        nearness = (seen.user.repeat_interleave(8, 0) * seen.item).sum(1).view(200, 8)
+        assert float((nearness[:, :1] > nearness[:, 1:]).float().mean()) > 0.57
+
+    def test_a_user_without_a_history_has_no_taste(self) -> None:
+        model = self.model()
+        assert not model.read(page_batch(4, tokens=(0, 0))).taste.any()  # type: ignore[operator]
+
 
 class TestTargetAttention(Prerank):
     name = "target_attention"
+
+    def test_untrained_its_items_attend_to_different_steps(self) -> None:
+        model, batch = self.model(), page_batch(60, ids=300, items=(8, 8), tokens=(9, 9))
+        read = model.read(batch)  # type: ignore[operator]
+        found = model.exact(read, product(read, model.look(read)))[0]  # type: ignore[operator]
+        within = found - read.shown.page_mean(found)
+        assert float(within.square().sum() / (found - found.mean(0)).square().sum()) > 0.002
 
 
 class TestTarq(Prerank):
