@@ -135,10 +135,7 @@ class Interaction(nn.Module):
 
 
 class AttentionNet(nn.Module):
-    """Exact target attention: history = self-attention of the steps, found = attention of each item to it, logits of both.
-
-    Items ask as vectors of mean square 1: rows of tables are so small that every item would attend to all steps alike.
-    """
+    """Exact target attention: history = self-attention of the steps, found = attention of each item to it, logits of both."""
 
     def __init__(self, dim: int, heads: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -147,7 +144,7 @@ class AttentionNet(nn.Module):
 
     def forward(self, read: Read, product: Tensor) -> tuple[Tensor, Tensor]:
         """[N, d] what each item found, and [N] what it adds to the logits."""
-        found = self.attend(read.shown.pad(scaled(read.item)), self.history(read.steps, read.mask), read.mask)
+        found = self.attend(read.shown.pad(read.item), self.history(read.steps, read.mask), read.mask)
         own = read.shown.unpad(found)
         return own, self.head(own, product, read.key)
 
@@ -169,6 +166,7 @@ class Towers(Model):
         self.token, self.visit, self.target = TokenLayer(d), VisitLayer(d), TargetLayer(d)
         self.page = nn.Linear(len(PAGE) * d, d)
         self.nothing = nn.Parameter(torch.randn(d) * 0.02)
+        nn.init.zeros_(self.target.mix.bias)
         self.taste = Taste(d)
         self.history, self.ask = SelfAttention(d, config.heads), MultiHead(d, config.heads)
         self.user_tower = Tower(2 * d, config.tower, d, config.dropout, 500)
@@ -184,8 +182,8 @@ class Towers(Model):
         tokens, visits = line.pad(self.token(vectors)), stays.pad(self.visit(vectors, batch.visit_dense))
         steps, mask = with_null(self.nothing, torch.cat([tokens, visits], 1), torch.cat([line.mask, stays.mask], 1))
         item, category = vectors["candidate_item"], vectors["candidate_category"]
-        taste = self.taste(self.target(vectors["moveline_item"], vectors["moveline_category"]), line, vectors)
-        return Read(shown, torch.cat([item, category], 1), self.target(item, category), vectors["candidate_position"],
+        taste = self.taste(self.candidates(vectors["moveline_item"], vectors["moveline_category"]), line, vectors)
+        return Read(shown, torch.cat([item, category], 1), self.candidates(item, category), vectors["candidate_position"],
                     self.page(torch.cat([vectors[name] for name in PAGE], 1)), steps, mask, taste, batch.row,
                     batch.row.index_select(0, shown.page) * 100_003 + shown.place)
 
@@ -198,9 +196,16 @@ class Towers(Model):
         level = self.level(asked).squeeze(1).index_select(0, read.shown.page) + self.place(read.place).squeeze(1)
         return Seen(history, user, item, own + level)
 
+    def candidates(self, item: Tensor, category: Tensor) -> Tensor:
+        """[n, d] vectors of mean square 1 of items, from the rows of their ids and categories.
+
+        Rows of tables are small. Unscaled, or beside a bias, items would hardly differ for a tower, nor for an attention.
+        """
+        return scaled(self.target(item, category))
+
     def items(self, item: Tensor, category: Tensor) -> Tensor:
         """[n, d] unit vectors of items by index [n], as the item tower gives them in evaluation mode."""
-        own = self.target(*self.found(item, category))
+        own = self.candidates(*self.found(item, category))
         return self.item_tower(own, own, item)
 
     def found(self, item: Tensor, category: Tensor) -> tuple[Tensor, Tensor]:

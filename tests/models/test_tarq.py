@@ -73,7 +73,7 @@ class TestTwoTower(Prerank):
             ids[f"candidate_{field}"].values()[::8] = ids[f"moveline_{field}"].values()[2::3]
         seen = model.look(model.read(batch))  # type: ignore[operator]
         nearness = (seen.user.repeat_interleave(8, 0) * seen.item).sum(1).view(200, 8)
-        assert float((nearness[:, :1] > nearness[:, 1:]).float().mean()) > 0.57
+        assert float((nearness[:, :1] > nearness[:, 1:]).float().mean()) > 0.9
 
     def test_a_user_without_a_history_has_no_taste(self) -> None:
         model = self.model()
@@ -88,7 +88,7 @@ class TestTargetAttention(Prerank):
         read = model.read(batch)  # type: ignore[operator]
         found = model.exact(read, product(read, model.look(read)))[0]  # type: ignore[operator]
         within = found - read.shown.page_mean(found)
-        assert float(within.square().sum() / (found - found.mean(0)).square().sum()) > 0.002
+        assert float(within.square().sum() / (found - found.mean(0)).square().sum()) > 0.01
 
 
 class TestTarq(Prerank):
