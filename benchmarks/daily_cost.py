@@ -12,7 +12,6 @@ Delta log). Prints a table and, on the last line, JSON.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from pyspark.sql import SparkSession
 
 from benchmarks.doses import write_recipe
 from benchmarks.memory import cpu_seconds
-from benchmarks.side_by_side import ROOT
+from benchmarks.side_by_side import ROOT, answer
 from feature_store.home import lake_root, raw_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.session import spark_session
@@ -72,8 +71,7 @@ def measure(conf: Path, days: list[str], last_counts: bool) -> dict[str, Any]:
 def in_a_process(conf: Path, days: list[str], last_counts: bool) -> dict[str, Any]:
     """`measure` in a new process."""
     command = [sys.executable, str(Path(__file__).resolve()), "--conf", str(conf), "--of", ",".join(days)]
-    done = subprocess.run([*command, *(["--counts"] if last_counts else [])], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer([*command, *(["--counts"] if last_counts else [])])
 
 
 def compare(numbers: list[int], users: int) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ import pyarrow as pa
 
 from benchmarks.doses import write_recipe
 from benchmarks.memory import cpu_seconds
+from benchmarks.side_by_side import answer
 from feature_store.batch import VOCABULARY_FIELDS
 from feature_store.encoded_set import EncodedSet
 from feature_store.home import home, lake_root, raw_root
@@ -128,8 +128,7 @@ def judged(sets: dict[str, EncodedSet], words: Vocabulary) -> dict[str, float]:
         model = model_class("din").build({}, capacities({name: words.rows(name) for name in VOCABULARY_FIELDS}))
         save_artifact(folder, model, Weights(model.state_dict(), {}), Path(folder) / "words.parquet")
         command = [sys.executable, str(Path(__file__)), "--judge", folder, sets["train"].folder, sets["test"].folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        return answer(command)
 
 
 def judge(folder: str, train: str, test: str) -> dict[str, float]:

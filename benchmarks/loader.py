@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from benchmarks import loader_rivals
+from benchmarks.side_by_side import answer
 from feature_store.batch import BUCKET_ROWS, VOCABULARY_FIELDS
 from feature_store.collate import PAGE_COLUMNS, jagged
 from feature_store.encoding import ENCODED_PAGES, VISIT_DENSE
@@ -145,8 +145,7 @@ def held(way: Way, files: list[str], workers: int) -> list[float]:
 def memory(way: Way, files: list[str], workers: int) -> list[float]:
     """`held` in a new process."""
     command = [sys.executable, str(Path(__file__).resolve()), "--held", way.__name__, "--files", *files]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer(command)
 
 
 @dataclass

@@ -85,6 +85,12 @@ def last_line(process: subprocess.Popen) -> dict[str, Any]:
     return json.loads(said.splitlines()[-1])
 
 
+def answer(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Any:
+    """The JSON that a process prints last, once it has ended. Raises subprocess.CalledProcessError: it failed."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def compare(ways: Mapping[str, Sequence[str]], asked: argparse.Namespace, folder: Path, columns: Mapping[str, Sequence[str]],
             lists: Mapping[str, Sequence[str]]) -> dict[str, Found]:
     """Run the asked ways on the files below `folder/in`, and stop the benchmark when they did not write the same rows.

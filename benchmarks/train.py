@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from benchmarks import din_data
 from benchmarks.pace import pace
 from benchmarks.plots import bars
 from benchmarks.rival_env import rival_python
+from benchmarks.side_by_side import answer
 from feature_store.encoded_set import EncodedSet
 from feature_store.loader import PageStream
 from jobs.train import SHARDS
@@ -70,8 +70,7 @@ def measured(command: list[str], asked: argparse.Namespace) -> Figures:
     """The JSON of one measurement in a process of its own."""
     common = [f"--{name}={getattr(asked, name)}" for name in ("items", "batch", "threads", "seconds")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    done = subprocess.run([*command[:2], *common, *command[2:]], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer([*command[:2], *common, *command[2:]], environment)
 
 
 def commands(asked: argparse.Namespace, folder: Path, dim: int) -> dict[str, list[str]]:

@@ -215,7 +215,7 @@ def _pairs_of(batch: _Batch, page: Longs, after: Longs, start: int) -> _Pairs:
     kind = np.array([_CO_NON_CLICK, _MONO_CLICK, _CO_CLICK])[clicks]
     # The hash of (page, left, right); its first two steps are the same for all pairs of a left item, so they are done once.
     begun = mixed(batch.page_key[page], batch.item_key[start:start + page.size])
-    return _Pairs(np.repeat(page, after), left, right, kind, mixed(np.repeat(begun, after) ^ batch.item_key[right]))
+    return _Pairs(np.repeat(page, after), left, right, kind, mixed(batch.item_key[right], begun=np.repeat(begun, after)))
 
 
 def _possible(new: _Pairs, kept: _Pairs, cap: int) -> _Pairs:

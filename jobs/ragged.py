@@ -20,9 +20,12 @@ def counted(lengths: Longs) -> Longs:
     return np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(ends - lengths, lengths)
 
 
-def mixed(*keys: Keys) -> Keys:
-    """One 64-bit hash of several 64-bit keys an element; their order matters (the finaliser of splitmix64 after each)."""
-    total = np.zeros(1, np.uint64)
+def mixed(*keys: Keys, begun: Keys | None = None) -> Keys:
+    """One 64-bit hash of several 64-bit keys an element; their order matters (the finaliser of splitmix64 after each).
+
+    `begun` is the hash of keys that come before them: mixed(c, begun=mixed(a, b)) is mixed(a, b, c).
+    """
+    total = np.zeros(1, np.uint64) if begun is None else begun
     with np.errstate(over="ignore"):
         for key in keys:
             z = (total ^ key) + np.uint64(0x9E3779B97F4A7C15)
