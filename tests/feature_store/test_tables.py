@@ -13,7 +13,7 @@ from feature_store.contracts import CONTRACTS
 from feature_store.errors import ConflictError, TableError
 from feature_store.revision import code_revision
 from feature_store.session import spark_schema
-from feature_store.tables import Lake, Table
+from feature_store.tables import Lake, Table, row_digest
 
 DAY = "2026-01-05"
 
@@ -51,6 +51,23 @@ def test_digest_does_not_depend_on_order_or_partitions(spark: SparkSession, lake
     two = table.begin(DAY).commit(backwards, counts={}, inputs={"x": "2"}, arranged=True)
     other = write(table, vocabulary(spark, ["a", "b", "d", "c"]))
     assert one.digest == two.digest != other.digest  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "left", "right"), [
+    ("a string, b string", ("x", None), (None, "x")),
+    ("a array<string>, b array<string>", (["x"], ["y", "z"]), (["x", "y"], ["z"])),
+    ("a array<string>", (["x", None],), ([None, "x"],)),
+    ("a array<string>", (["x", None],), (["x"],)),
+    ("a array<string>", ([],), (None,)),
+    ("a array<string>", ([None],), ([],)),
+    ("a map<string,string>", ({"x": "y"},), ({"x": None},)),
+    ("a map<string,string>", ({"x": None, "y": "z"},), ({"x": "z", "y": None},)),
+])
+def test_rows_that_differ_in_nulls_or_in_where_a_list_ends_have_other_digests(
+        spark: SparkSession, kind: str, left: tuple, right: tuple) -> None:
+    frames = [spark.createDataFrame([row], kind) for row in (left, right, left)]
+    found = [frame.agg(*row_digest(frame, frame.columns)).first() for frame in frames]
+    assert found[0] == found[2] and found[0] != found[1] and found[0][0] != found[0][1]
 
 
 def test_an_empty_day_clears_what_was_there(spark: SparkSession, lake: Lake) -> None:
