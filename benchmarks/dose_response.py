@@ -2,11 +2,12 @@
 
     PYTHONPATH=. python benchmarks/dose_response.py build  --strength intent_drift    simulate and build the tables of every dose
     PYTHONPATH=. python benchmarks/dose_response.py train  --strength intent_drift    train every arm with every seed on every dose
-    PYTHONPATH=. python benchmarks/dose_response.py report --strength intent_drift    the table, the plot, and a JSON line
+    PYTHONPATH=. python benchmarks/dose_response.py report --strength intent_drift    the table, the plot, and the record
 
 Every dose is `conf/simulated_amen.yaml` with one strength changed, at the values that docs/results/frozen.md fixed beforehand; the
 published dose is that recipe itself. What is finished is skipped. `train --share 1/2` does every second (dose, seed), for two
-processes side by side. Intervals: users resampled, pairwise, and seeds (`jobs.comparison.apart`).
+processes side by side. Intervals: users resampled, pairwise, and seeds (`jobs.comparison.apart`). `report` keeps the differences in
+`benchmarks/dose_<strength>.json`, so that the plot also shows doses that were run before, or on another machine.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.doses import build, plot, write_recipe
+from benchmarks.doses import build, plot, recorded, write_recipe
 from feature_store.recipe import load_recipe
 from jobs import flows
 from jobs.ablation import METRICS, finished, prepare, run_arm, unfinished
 from jobs.comparison import Apart, apart, by_arm
 
-BASE = Path(__file__).resolve().parent.parent / "conf" / "simulated_amen.yaml"
+RECORDS = Path(__file__).resolve().parent
+BASE = RECORDS.parent / "conf" / "simulated_amen.yaml"
 DOSES = {"intent_drift": (0.0, 0.33, 0.67, 1.0), "scene_causality": (0.0, 0.25, 0.5, 0.75)}
 PUBLISHED = {"intent_drift": 1.0, "scene_causality": 0.5}
 SHOWN = (("amen", "no NIF"), ("no NIF", "din"), ("amen", "shuffled flow"), ("shuffled flow", "no NIF"), ("amen", "no init"),
@@ -49,7 +51,7 @@ def train(confs: list[Path], arms: list[str], seeds: int, share: tuple[int, int]
 
 
 def report(strength: str, doses: Sequence[float], out: Path) -> None:
-    """The table on standard output with a JSON line, the plot as `<out>/dose_<strength>.svg`."""
+    """The table of these doses on standard output; the plot of all that are on record as `<out>/dose_<strength>.svg`."""
     found: dict[float, dict[str, Apart]] = {}
     for dose in doses:
         arms = by_arm(finished(prepare(recipe_of(strength, dose))))
@@ -60,10 +62,10 @@ def report(strength: str, doses: Sequence[float], out: Path) -> None:
         print(f"\n{strength} = {dose:g}, seeds {sorted({len(own) for own in arms.values()})}: {json.dumps(means)}")
         for name, own in found[dose].items():
             print(f"| {dose:g} | {name} | {own.value:+.4f} [{own.low:+.4f}, {own.high:+.4f}] | {own.detectable:.4f} |")
-    print(json.dumps({str(dose): {name: [round(v, 5) for v in (own.value, own.low, own.high)] for name, own in rows.items()}
-                      for dose, rows in found.items()}))
-    names = dict.fromkeys(name for rows in found.values() for name in rows)
-    lines = {name: {dose: rows[name] for dose, rows in found.items() if name in rows} for name in names}
+    known = recorded(RECORDS / f"dose_{strength}.json", found)
+    names = dict.fromkeys(name for rows in known.values() for name in rows)
+    lines = {name: {dose: rows[name] for dose, rows in known.items() if name in rows} for name in names}
+    lines = {name: own for name, own in lines.items() if len(own) > 1}
     plot(lines, strength, "GAUC", out / f"dose_{strength}.svg")
 
 

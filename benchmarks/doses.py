@@ -1,5 +1,7 @@
 """What dose-response benchmarks share: a recipe a dose, the tables of its log, and the plot."""
 
+import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -56,6 +58,20 @@ def build(conf: Path, further: Iterable[ModuleType] = ()) -> None:
 
 def _tables(jobs: Iterable[ModuleType]) -> list[str]:
     return [job.__name__.rpartition(".")[2] for job in jobs]
+
+
+def recorded(path: Path, found: Mapping[float, Mapping[str, Apart]]) -> dict[float, dict[str, Apart]]:
+    """Differences by dose and name: those found now and, of doses that were run elsewhere, those that the file remembers.
+
+    The file is brought up to date; a dose found now replaces its own differences of the same name.
+    """
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for dose, rows in found.items():
+        known.setdefault(f"{dose:g}", {}).update(
+            {name: [round(part, 5) for part in (own.value, own.low, own.high)] for name, own in rows.items()})
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    return {float(dose): {name: Apart(*own, math.nan) for name, own in rows.items()}
+            for dose, rows in sorted(known.items(), key=lambda each: float(each[0]))}
 
 
 def plot(lines: Mapping[str, Mapping[float, Apart]], strength: str, metric: str, path: Path) -> None:

@@ -37,7 +37,7 @@ class TowersConfig(ModelConfig):
     tower: int = Field(64, ge=1, description="hidden units of both towers")
     dropout: float = Field(0.1, ge=0, lt=1, description="in towers and head")
     items_a_batch: int = Field(1_024, ge=1, description="shown items of a global batch, about; cosines need many steps")
-    table_decay: float = Field(1e-4, ge=0, description="L2 of the rows that a step touches; against learning rare items by heart")
+    table_decay: float = Field(1e-3, ge=0, description="L2 of the rows that a step touches; against learning rare items by heart")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
