@@ -7,7 +7,6 @@ processor and the variants take turns; memory is the peak of a process of its ow
 
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks.side_by_side import answer
 from models.catalog import model_class
 from models.distributed import process_group
 from models.embeddings import capacities
@@ -82,8 +82,7 @@ def main() -> None:
         return
     times()
     for pages, items in ((2_000, 25), (4_000, 25), (8_000, 25), (100, 283), (200, 283), (400, 283)):
-        done = subprocess.run([sys.executable, __file__, str(pages), str(items)], capture_output=True, text=True, check=True)
-        held = int(done.stdout.split()[-1]) * 1024
+        held = answer([sys.executable, __file__, str(pages), str(items)]) * 1024
         print(f"{pages:6,d} pages of {items:3d} items: {held / 2**20:7.1f} MiB, {held / pages / 1024:7.1f} KiB a page")
 
 

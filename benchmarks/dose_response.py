@@ -21,8 +21,7 @@ from jobs import flows
 from jobs.ablation import METRICS, finished, prepare, run_arm, unfinished
 from jobs.comparison import Apart, apart, by_arm
 
-RECORDS = Path(__file__).resolve().parent
-BASE = RECORDS.parent / "conf" / "simulated_amen.yaml"
+BASE = Path(__file__).resolve().parent.parent / "conf" / "simulated_amen.yaml"
 DOSES = {"intent_drift": (0.0, 0.33, 0.67, 1.0), "scene_causality": (0.0, 0.25, 0.5, 0.75)}
 PUBLISHED = {"intent_drift": 1.0, "scene_causality": 0.5}
 SHOWN = (("amen", "no NIF"), ("no NIF", "din"), ("amen", "shuffled flow"), ("shuffled flow", "no NIF"), ("amen", "no init"),
@@ -62,10 +61,7 @@ def report(strength: str, doses: Sequence[float], out: Path) -> None:
         print(f"\n{strength} = {dose:g}, seeds {sorted({len(own) for own in arms.values()})}: {json.dumps(means)}")
         for name, own in found[dose].items():
             print(f"| {dose:g} | {name} | {own.value:+.4f} [{own.low:+.4f}, {own.high:+.4f}] | {own.detectable:.4f} |")
-    known = recorded(RECORDS / f"dose_{strength}.json", found)
-    names = dict.fromkeys(name for rows in known.values() for name in rows)
-    lines = {name: {dose: rows[name] for dose, rows in known.items() if name in rows} for name in names}
-    lines = {name: own for name, own in lines.items() if len(own) > 1}
+    lines = {name: own for name, own in recorded(strength, found).items() if len(own) > 1}
     plot(lines, strength, "GAUC", out / f"dose_{strength}.svg")
 
 

@@ -60,18 +60,23 @@ def _tables(jobs: Iterable[ModuleType]) -> list[str]:
     return [job.__name__.rpartition(".")[2] for job in jobs]
 
 
-def recorded(path: Path, found: Mapping[float, Mapping[str, Apart]]) -> dict[float, dict[str, Apart]]:
-    """Differences by dose and name: those found now and, of doses that were run elsewhere, those that the file remembers.
+def recorded(strength: str, found: Mapping[float, Mapping[str, Apart]]) -> dict[str, dict[float, Apart]]:
+    """Differences by name and dose: those found now (by dose and name) and those that `dose_<strength>.json` remembers.
 
-    The file is brought up to date; a dose found now replaces its own differences of the same name.
+    The file, beside this one, is brought up to date: what was found now replaces the same difference at the same dose. One without
+    an interval, of a single seed, is not kept.
     """
+    path = Path(__file__).with_name(f"dose_{strength}.json")
     known = json.loads(path.read_text()) if path.is_file() else {}
     for dose, rows in found.items():
-        known.setdefault(f"{dose:g}", {}).update(
-            {name: [round(part, 5) for part in (own.value, own.low, own.high)] for name, own in rows.items()})
+        known.setdefault(f"{dose:g}", {}).update({name: [round(part, 5) for part in (own.value, own.low, own.high)]
+                                                  for name, own in rows.items() if not math.isnan(own.low)})
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    return {float(dose): {name: Apart(*own, math.nan) for name, own in rows.items()}
-            for dose, rows in sorted(known.items(), key=lambda each: float(each[0]))}
+    lines: dict[str, dict[float, Apart]] = {}
+    for dose in sorted(known, key=float):
+        for name, own in known[dose].items():
+            lines.setdefault(name, {})[float(dose)] = Apart(*own, math.nan)
+    return lines
 
 
 def plot(lines: Mapping[str, Mapping[float, Apart]], strength: str, metric: str, path: Path) -> None:
