@@ -13,6 +13,9 @@ from jobs.airflow_env import password_file
 
 _TRIES = 6
 _BUSY = (500, 503)
+_OF_THE_DATABASE = ("Database error", "database is locked")
+"""What an error of the database says: since 3.3.2 Airflow keeps SQLite's own words to its logs."""
+
 _PAGE = 100
 """Rows of one answer: Airflow gives no more, whatever is asked for."""
 
@@ -23,6 +26,10 @@ class AirflowError(MovelineError):
 
 class NoAnswerError(AirflowError):
     """Airflow cannot be reached, or lets nobody in yet; it may later."""
+
+
+class BusyError(AirflowError):
+    """Airflow's database refused the request: with SQLite, mostly for another writer. What one request writes is undone."""
 
 
 class AirflowApi:
@@ -57,6 +64,7 @@ class AirflowApi:
         Raises
         ------
         AirflowError : Airflow answered with an error; the message names the request and Airflow's reason.
+        BusyError : that was its database. Anything but a POST was asked for several times before.
         NoAnswerError : it cannot be reached; the message names the address.
         """
         for attempt in range(_TRIES):
@@ -76,7 +84,9 @@ class AirflowApi:
             else:
                 break
         if answer.is_error:
-            raise AirflowError(f"Airflow refused {method} {path}: {answer.status_code} {_reason(answer)}")
+            reason = _reason(answer)
+            busy = answer.status_code in _BUSY and any(word in reason for word in _OF_THE_DATABASE)
+            raise (BusyError if busy else AirflowError)(f"Airflow refused {method} {path}: {answer.status_code} {reason}")
         return answer.json() if answer.content else None
 
     def has_dags(self, names: Iterable[str]) -> bool:
@@ -98,10 +108,6 @@ class AirflowApi:
         """Keep the scheduler from starting anything of a DAG, or let it."""
         self.call("PATCH", f"/dags/{dag}", {"is_paused": paused})
 
-    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
-        """Start one run by hand; its id."""
-        return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
-
     def backfill(self, dag: str, first: str, last: str) -> int:
         """Queue one run a day, both ends inclusive, days that ran before included; the backfill's id.
 
@@ -112,8 +118,8 @@ class AirflowApi:
         for attempt in range(_TRIES):
             try:
                 return int(self.call("POST", "/backfills", body)["id"])
-            except AirflowError as error:
-                if attempt == _TRIES - 1 or "locked" not in str(error):
+            except BusyError:
+                if attempt == _TRIES - 1:
                     raise
                 time.sleep(2.0 + attempt)
                 self.abandon(dag)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from jobs import airflow_env, doctor, processes, services
-from jobs.airflow_api import AirflowApi, AirflowError
+from jobs.airflow_api import AirflowApi, AirflowError, BusyError
 from tests.drills import shop
 from tests.drills.conftest import Calm
 from tests.drills.shop import ONE, TWO, Recovery
@@ -47,12 +47,18 @@ def wait_until(seen: Callable[[], bool]) -> None:
 
 
 def ask_for(url: str, run: str) -> str:
-    """Ask for a run of the day by this name: nothing, or what Airflow has against it."""
-    try:
-        AirflowApi(url).call("POST", f"/dags/{DAG}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": {"ds": ONE}})
-    except AirflowError as error:
-        return str(error)
-    return ""
+    """Ask for a run of the day by this name, until SQLite has let it be written: nothing, or what Airflow has against it."""
+    limit = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            AirflowApi(url).call("POST", f"/dags/{DAG}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": {"ds": ONE}})
+        except BusyError:
+            assert time.monotonic() < limit, "Airflow's database stays busy"
+            time.sleep(0.5)
+        except AirflowError as error:
+            return str(error)
+        else:
+            return ""
 
 
 def assert_closed_to_others(found: services.Services) -> None:
