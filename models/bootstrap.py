@@ -78,10 +78,11 @@ class Resampler:
         # The unclicked rows below each clicked one, and those not above it: their mean counts a tie one half.
         below, not_above = (np.searchsorted(s[down], s[up], side=side) for side in ("left", "right"))
         lost = np.zeros(len(down) + 1)
+        w_down, w_up, of_down, of_up = w[down], w[up], self.cluster[down], self.cluster[up]
         for r in range(self.resamples if len(up) and len(down) else 0):
             times = self._times[r]
-            np.cumsum(w[down] * times[self.cluster[down]], out=lost[1:])
-            won = w[up] * times[self.cluster[up]]
+            np.cumsum(w_down * times[of_down], out=lost[1:])
+            won = w_up * times[of_up]
             pairs = won.sum() * lost[-1]
             out[r] = float(won @ (lost[below] + lost[not_above])) / (2 * pairs) if pairs > 0 else np.nan
         return out
