@@ -1,5 +1,6 @@
 """Processes and sharding: the process group, the planner's limits, and tables gathered from or spread over ranks."""
 
+import ctypes
 import datetime
 import os
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from feature_store.errors import ModelError
 from models.base import Model, ModelConfig
 
 _TIMEOUT = datetime.timedelta(minutes=10)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's mallopt."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Place:
 @contextmanager
 def process_group() -> Iterator[Place]:
     """A process group for the duration: the launcher's (RANK, WORLD_SIZE), else one process alone. nccl with a GPU, else gloo."""
+    _keep_freed_memory()
     if dist.is_initialized():
         yield Place(dist.get_rank(), dist.get_world_size(), _device())
         return
@@ -50,6 +54,15 @@ def process_group() -> Iterator[Place]:
         yield Place(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep up to 512 MB that a step has freed: the next step wants as much, and each page of it that was given
+    back to the system costs a page fault. Other libraries than glibc have no such setting."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 29)
 
 
 def _device() -> torch.device:
@@ -69,13 +82,20 @@ def shard(model: Model, place: Place) -> DistributedModelParallel:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", place.world))
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=place.world, local_world_size=local, compute_device=place.device.type),
-        constraints={table: ParameterConstraints(sharding_types=["row_wise", "table_wise"]) for table in model.rows})
+        constraints={table: ParameterConstraints(sharding_types=_shardings(place.world)) for table in model.rows})
     sharders: Any = [EmbeddingCollectionSharder()]
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    wrapped = DistributedModelParallel(model, device=place.device, plan=plan, sharders=sharders)
+    # One process alone has nobody to average dense gradients with.
+    wrapped = DistributedModelParallel(model.to(place.device), device=place.device, plan=plan, sharders=sharders,
+                                       init_data_parallel=place.world > 1)
     spread(wrapped, start)
     return wrapped
+
+
+def _shardings(world: int) -> list[str]:
+    """How the planner may shard a table. One process has nothing to part by rows; it would cost it copies of all vectors."""
+    return ["table_wise"] if world == 1 else ["row_wise", "table_wise"]
 
 
 def _table_optimizer(config: ModelConfig) -> dict[str, Any]:

@@ -15,6 +15,8 @@ _SHORT = 8
 class Jagged:
     """Where the values of a jagged feature lie: conversions between jagged [N, ...] and padded [B, L, ...].
 
+    Where all pages are of one length (`full`) both have the same memory, and nothing is copied.
+
     Parameters
     ----------
     lengths : [B] values a page.
@@ -31,15 +33,20 @@ class Jagged:
         self.flat = self.mask.flatten().nonzero().squeeze(1)
         self.page = self.flat // self.longest
         self.place = self.flat % self.longest
+        self.full = self.total == self.pages * self.longest
 
     def pad(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """[N, ...] -> [B, L, ...], the rest filled."""
+        shape = (self.pages, self.longest, *values.shape[1:])
+        if self.full:
+            return values.reshape(shape)
         padded = values.new_full((self.pages * self.longest, *values.shape[1:]), fill)
-        return padded.index_copy(0, self.flat, values).view(self.pages, self.longest, *values.shape[1:])
+        return padded.index_copy_(0, self.flat, values).view(shape)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[B, L, ...] -> [N, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.flat)
+        values = padded.flatten(0, 1)
+        return values if self.full else values.index_select(0, self.flat)
 
     def page_mean(self, values: Tensor) -> Tensor:
         """[N, d] -> [N, d]: the mean over the other values of the same page and itself."""
@@ -67,15 +74,17 @@ class HashedDropout(nn.Module):
         self.share = share
         self.salt = salt
         self.step = 0
+        self._least = math.ceil(float(torch.tensor(share)) * (1 << 24))
 
     def forward(self, x: Tensor, key: Tensor) -> Tensor:
         """x : [N, d]. key : [N] int64 that names a row wherever it is computed."""
         if not self.training or self.share == 0.0:
             return x
         column = torch.arange(1, x.shape[1] + 1, device=x.device) * 0x9E3779B1 + (self.salt * 7919 + self.step) * 0x85EBCA77
-        mixed = (key[:, None] ^ column[None, :]) * 0x2545F4914F6CDD1D
-        uniform = ((mixed >> 33) & 0xFFFFFF).to(x.dtype) * (1.0 / (1 << 24))
-        return x * (uniform >= self.share) * (1.0 / (1.0 - self.share))
+        # In place: the numbers are as many as those of x, and of twice their size.
+        mixed = (key[:, None] ^ column[None, :]).mul_(0x2545F4914F6CDD1D).bitwise_right_shift_(33).bitwise_and_(0xFFFFFF)
+        kept = mixed >= self._least
+        return x * (kept.to(x.dtype) * (1.0 / (1.0 - self.share)))
 
 
 class TargetAttention(nn.Module):
