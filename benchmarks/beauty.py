@@ -5,7 +5,8 @@ A line of the file is a user: its number, then items in order. Leave-one-out: th
 validation, the others train; the history of the test item holds the validation item. Every item is ranked, none is sampled. The
 time of an event is its place in the line. Epochs are picked on validation NDCG@10; the test items are looked at once, at the end.
 
-Ranked are all items (`all`), and those that are not in the history (`new`): no line of the file holds an item twice.
+Ranked are all items (`all`), and those that are not in the history (`new`). No line of the file holds an item twice, which a model
+with `repeats` is not told: it begins from how often an item of a training line has come again, and learns from there.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from feature_store.collate import flow_batch
 from feature_store.encoding import AGE_BUCKETS, ENCODED_FLOWS
 from feature_store.loader import FlowStream
 from feature_store.negatives import Pool
-from models.cooccurrence import begin, item_vectors
+from models.cooccurrence import begin, item_vectors, repeat_odds
 from models.distributed import process_group
 from models.embeddings import capacities
 from models.flow_metrics import best_cosine
@@ -47,7 +48,8 @@ LONGEST = 50
 _AT_ONCE = 1_024
 Lines = Sequence[np.ndarray]
 NIF: dict[str, Any] = {
-    "layers": 1, "heads": 2, "dropout": 0.5, "history": LONGEST, "patience": 1, "diversity": 0.0, "velocity": 0.0, "epochs": 2}
+    "layers": 1, "heads": 2, "dropout": 0.5, "history": LONGEST, "patience": 1, "diversity": 0.0, "velocity": 0.0, "epochs": 2,
+    "repeats": True}
 ARMS: dict[str, dict[str, Any]] = {
     "nif-1": {**NIF, "future": 1, "dim": 256, "items_a_batch": 256, "learning_rate": 5e-4},
     "nif-4": {**NIF, "future": 4, "dim": 128, "items_a_batch": 320, "learning_rate": 1e-3},
@@ -147,6 +149,7 @@ class Retriever(Nif):
         """`ranks` of the next items by their largest cosine to any step of the flow, or to the first step alone."""
         item = torch.arange(1, self.catalogue + 1)
         score = best_cosine(output.flow[:, :1] if first else output.flow, self.items(item, torch.zeros_like(item)))
+        score = score + self.lift(self.line(batch), item)
         line = batch.sparse["moveline_item"]
         row = torch.repeat_interleave(torch.arange(batch.cuts), line.lengths().long())
         return ranks(score, batch.sparse["future_item"].values(), (row, line.values()))
@@ -175,7 +178,8 @@ def run_nif(lines: Lines, items: int, settings: Mapping[str, Any], test: bool) -
         folder, config = Path(name), model.config
         save(folder, train, items, config.future)
         if config.begin == "walks":
-            begin(model, item_vectors(np.concatenate(train), np.array([len(line) for line in train]), rows["item"], config.dim))
+            walks = np.concatenate(train), np.array([len(line) for line in train])
+            begin(model, item_vectors(*walks, rows["item"], config.dim), repeat_odds(*walks))
         stream = FlowStream([str(folder / "train.parquet")], futures_a_batch=config.items_a_batch, pool=folder / "pool.parquet",
                             negatives=config.negatives, shards=1, seed=config.seed, rows=rows)
         pool = Pool.load(folder / "pool.parquet")
@@ -204,9 +208,8 @@ def run_sasrec(lines: Lines, items: int, settings: Mapping[str, Any], test: bool
     wall, cpu = time.perf_counter(), time.process_time()
     train = [line[:-2] for line in lines]
     chosen = sasrec.Settings(**settings)
-    start = None
-    if chosen.begin:
-        start = item_vectors(np.concatenate(train), np.array([len(line) for line in train]), items + 1, chosen.dim)
+    walks = np.concatenate(train), np.array([len(line) for line in train])
+    start = item_vectors(*walks, items + 1, chosen.dim) if chosen.begin else None
 
     def asked(model: sasrec.SasRec, known: Lines) -> dict[str, dict[str, float]]:
         parts = [known[n: n + _AT_ONCE] for n in range(0, len(known), _AT_ONCE)]
@@ -220,7 +223,7 @@ def run_sasrec(lines: Lines, items: int, settings: Mapping[str, Any], test: bool
         history.append(asked(model, validation)["first, new"]["NDCG@10"])
         return history[-1]
 
-    model, best = sasrec.train(train, items, chosen, judge, start)
+    model, best = sasrec.train(train, items, chosen, judge, start, repeat_odds(*walks))
     seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return {**seconds, "epochs": len(history), "best_epoch": best, "validation": asked(model, validation), "by_epoch": history,
             **({"test": asked(model, lines)} if test else {})}

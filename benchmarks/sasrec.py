@@ -25,6 +25,7 @@ class Settings:
     """Settings of SASRec and of its training.
 
     batch: users a step. patience: epochs without a better validation. begin: whether it starts from item vectors of co-occurrence.
+    repeats: whether it learns, as `nif` does, one number that is added to the score of the items of the line so far.
     """
 
     dim: int = 64
@@ -39,6 +40,7 @@ class Settings:
     patience: int = 3
     longest: int = 50
     begin: bool = False
+    repeats: bool = False
     seed: int = 0
 
 
@@ -55,6 +57,7 @@ class SasRec(nn.Module):
         d = settings.dim
         self.item = nn.Embedding(items + 1, d, padding_idx=0)
         self.place = nn.Embedding(settings.longest, d)
+        self.again = nn.Parameter(torch.zeros(())) if settings.repeats else None
         for table in (self.item, self.place):
             nn.init.normal_(table.weight, std=0.02)
         layer = nn.TransformerEncoderLayer(d, settings.heads, 4 * d, settings.dropout, "gelu", batch_first=True, norm_first=True)
@@ -77,9 +80,15 @@ class SasRec(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
 
-    def score(self, states: Tensor) -> Tensor:
-        """states [n, d] -> [n, items]."""
-        return states @ self.item.weight[1:].T
+    def score(self, states: Tensor, line: Tensor, at: Tensor) -> Tensor:
+        """states [n, d] of places [B, T] (`at`, true at n of them) of lines [B, T] -> [n, items]."""
+        found = states @ self.item.weight[1:].T
+        if self.again is None:
+            return found
+        row, last = at.nonzero(as_tuple=True)
+        past = (torch.arange(line.shape[1]) <= last[:, None]) & (line[row] > 0)
+        state, place = past.nonzero(as_tuple=True)
+        return found.index_put((state, line[row[state], place] - 1), self.again.expand(len(state)), accumulate=True)
 
 
 def padded(lines: Sequence[np.ndarray], longest: int) -> Tensor:
@@ -96,12 +105,17 @@ def batches(lengths: np.ndarray, size: int, draw: np.random.Generator) -> list[n
 
 
 def train(lines: Sequence[np.ndarray], items: int, settings: Settings, judge: Callable[[SasRec], float],
-          start: Tensor | None) -> tuple[SasRec, int]:
-    """The model of the epoch that `judge` (higher is better) likes best, and that epoch. start : [items + 1, d] item vectors."""
+          start: Tensor | None, odds: float) -> tuple[SasRec, int]:
+    """The model of the epoch that `judge` (higher is better) likes best, and that epoch.
+
+    start : [items + 1, d] item vectors. odds : log of the odds that an item of a line comes again, where `repeats` begins.
+    """
     torch.manual_seed(settings.seed)
     draw, model = np.random.default_rng(settings.seed), SasRec(settings, items)
     if start is not None:
         model.start_with(start)
+    if model.again is not None:
+        nn.init.constant_(model.again, odds)
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=settings.weight_decay)
     lengths = np.array([len(line) for line in lines])
     best, best_epoch, kept = -math.inf, -1, dict[str, Tensor]()
@@ -121,9 +135,9 @@ def train(lines: Sequence[np.ndarray], items: int, settings: Settings, judge: Ca
 
 def _step(model: SasRec, line: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """One step on all places of some lines."""
-    wanted = line[:, 1:]
-    states = model(line[:, :-1])[wanted > 0]
-    loss = F.cross_entropy(model.score(states), wanted[wanted > 0] - 1)
+    past, wanted = line[:, :-1], line[:, 1:]
+    asked = wanted > 0
+    loss = F.cross_entropy(model.score(model(past)[asked], past, asked), wanted[asked] - 1)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -133,5 +147,5 @@ def _step(model: SasRec, line: Tensor, optimizer: torch.optim.Optimizer) -> None
 def scores(model: SasRec, lines: Sequence[np.ndarray]) -> Tensor:
     """[n, items] scores of the next item of some lines."""
     line = padded(lines, model.place.num_embeddings)
-    last = (line > 0).sum(1) - 1
-    return model.score(model(line)[torch.arange(len(line)), last])
+    last = torch.arange(line.shape[1]) == (line > 0).sum(1, keepdim=True) - 1
+    return model.score(model(line)[last], line, last)

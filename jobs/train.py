@@ -29,7 +29,7 @@ from feature_store.vocabulary import Vocabulary
 from models.artifact import OPTIMISER, WEIGHTS, Weights, describe, grown_weights, load_weights, save_artifact
 from models.base import Model
 from models.catalog import model_class
-from models.cooccurrence import begin, vectors_of
+from models.cooccurrence import begin, item_vectors, repeat_odds, walks_of
 from models.cross_stage import begun_from
 from models.distributed import Place, process_group
 from models.embeddings import capacities
@@ -234,7 +234,8 @@ def run_rank(path: str) -> None:
 def _train_here(spec: Spec, place: Place) -> None:
     model = model_class(spec.model).build(spec.settings, spec.rows)
     if isinstance(model, Nif) and model.config.begin == "walks" and not spec.warm_from:
-        begin(model, vectors_of(EncodedSet.load(spec.train).paths, spec.rows["item"], model.config.dim))
+        walks = walks_of(EncodedSet.load(spec.train).paths)
+        begin(model, item_vectors(*walks, spec.rows["item"], model.config.dim), repeat_odds(*walks))
     trainer = Trainer(model, place, _stream(spec.train, spec, place, model, model.config.seed, spec.flow),
                       _stream(spec.validate_on, spec, place, model, None, spec.validate_flow) if spec.validate_on else None,
                       spec.checkpoints, _start(spec, model))

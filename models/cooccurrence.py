@@ -50,8 +50,29 @@ def item_vectors(item: np.ndarray, lengths: np.ndarray, rows: int, dim: int, win
     return torch.where(norm > 1e-6 * norm.max(), vectors / norm.clamp(min=1e-12) * dim**0.5, 0.0)
 
 
-def vectors_of(files: Sequence[str], rows: int, dim: int) -> Tensor:
-    """`item_vectors` of encoded flows: a walk is what came before a cut and what came after it."""
+def repeat_odds(item: np.ndarray, lengths: np.ndarray) -> float:
+    """Log of the odds that an item has stood in its walk before; one that was also the item just before it does not count.
+
+    Parameters
+    ----------
+    item, lengths : as for `item_vectors`.
+
+    Examples
+    --------
+    >>> round(repeat_odds(np.array([1, 1, 2, 1, 0, 3]), np.array([6])), 3)
+    -0.511
+    """
+    walk = np.repeat(np.arange(len(lengths)), lengths)
+    key = walk * (int(item.max(initial=0)) + 1) + item
+    order = np.argsort(key, kind="stable")
+    before = np.zeros(len(item), bool)
+    before[order[1:]] = key[order[1:]] == key[order[:-1]]
+    asked = (item > 0) & (np.diff(key, prepend=-1) != 0) & (np.diff(walk, prepend=-1) == 0)
+    return float(np.log((before & asked).sum() + 0.5) - np.log((~before & asked).sum() + 0.5))
+
+
+def walks_of(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Items and lengths of the walks of encoded flows: a walk is what came before a cut and what came after it."""
     item, length = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for path in files:
         with pq.ParquetFile(path) as file:
@@ -61,7 +82,7 @@ def vectors_of(files: Sequence[str], rows: int, dim: int) -> Tensor:
                 row = np.concatenate([np.repeat(np.arange(len(own)), own) for own in counts])
                 item.append(np.concatenate([own.flatten().to_numpy() for own in lists])[np.argsort(row, kind="stable")])
                 length.append(counts[0] + counts[1])
-    return item_vectors(np.concatenate(item), np.concatenate(length), rows, dim)
+    return np.concatenate(item), np.concatenate(length)
 
 
 def _factors(counts: csr_matrix, dim: int) -> np.ndarray:
@@ -77,13 +98,16 @@ def _factors(counts: csr_matrix, dim: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def begin(model: Nif, vectors: Tensor) -> None:
+def begin(model: Nif, vectors: Tensor, repeats: float) -> None:
     """Give a fresh generator item vectors, so that its flow begins as the item of the last token, and a target as the item itself.
 
     Parameters
     ----------
     vectors : [rows, d] of the first rows of its item table; a row of zeros leaves the model's own.
+    repeats : log odds that an item of the walk comes again (`repeat_odds`), where a model that learns them begins.
     """
+    if model.repeat is not None:
+        model.repeat.fill_(repeats * model.config.temperature)
     d, tables = model.config.dim, model.tables.collection.embeddings
     known = vectors.norm(dim=1, keepdim=True) > 0
     tables["item"].weight[: len(vectors)] = torch.where(known, vectors, tables["item"].weight[: len(vectors)])

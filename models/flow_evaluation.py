@@ -71,7 +71,8 @@ def find_futures(model: Nif, test: EncodedSet, pool_file: str) -> Hits:
         lengths = batch.sparse["future_item"].lengths()
         every, steps = Jagged(lengths), Jagged(lengths.clamp(max=model.config.future))
         own = batch.sparse["future_item"].values()[every.place < model.config.future]
-        found.append(recalls(output.flow, output.target, own, steps, vectors, item, RECALL_AT).double().numpy())
+        lifts = model.lifts(batch, steps, own, item)
+        found.append(recalls(output.flow, output.target, own, steps, vectors, item, RECALL_AT, lifts).double().numpy())
         popular.append(_popular(own.numpy(), pool, some, count))
         user.append(batch.user.index_select(0, steps.page).numpy())
         step.append(steps.place.numpy())

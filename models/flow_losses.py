@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.flow_metrics import at_steps
+from models.flow_metrics import at_steps, occurs
 from models.layers import Jagged
 from models.sphere import acceleration, angle, around_heading
 
@@ -28,25 +28,18 @@ class Walked:
     Attributes
     ----------
     item : [R, T] index of the item of every token, 0 where there is none. vector : [R, T, d] unit vectors.
+    again : what an item of its walk gains in cosine (`Nif.lift`), a scalar.
     """
 
     item: Tensor
     vector: Tensor
+    again: Tensor | float = 0.0
 
     @cached_property
     def once(self) -> Tensor:
         """[R, T] whether a token has an item that no token before it has."""
         again = (self.item[:, :, None] == self.item[:, None, :]).tril(-1).any(2)
         return (self.item > 0) & ~again
-
-    def among(self, item: Tensor) -> Tensor:
-        """[R, m] whether an item [m] occurs in a walk."""
-        items, item_at = torch.unique(item, return_inverse=True)
-        at = torch.searchsorted(items, self.item).clamp(max=len(items) - 1)
-        row, place = (items[at] == self.item).nonzero(as_tuple=True) if len(items) else torch.empty(2, 0, dtype=torch.long)
-        has = torch.zeros(len(self.item), len(items), dtype=torch.bool, device=item.device)
-        has[row, at[row, place]] = True
-        return has.index_select(1, item_at)
 
 
 @dataclass(frozen=True)
@@ -82,11 +75,12 @@ def info_nce(flow: Tensor, target: Tensor, steps: Jagged, weight: Tensor, others
     ----------
     flow : [R, K, d]. target : [F, d] unit vectors of the futures. steps : where the futures lie; at most K a cut. weight : [R].
     """
-    ahead = at_steps(flow, steps)
-    positive = (ahead * target).sum(1) / temperature
+    ahead, again = at_steps(flow, steps), others.walked.again
     own = weight.index_select(0, steps.page)
-    walk = at_steps(torch.bmm(flow, others.walked.vector.transpose(1, 2)), steps) / temperature
-    coming = (others.walked.item[:, :, None] == steps.pad(others.future_item)[:, None, :]).any(2)
+    walk = (at_steps(torch.bmm(flow, others.walked.vector.transpose(1, 2)), steps) + again) / temperature
+    same = others.walked.item[:, :, None] == steps.pad(others.future_item)[:, None, :]
+    positive = ((ahead * target).sum(1) + steps.unpad(same.any(1)) * again) / temperature
+    coming = same.any(2)
     walk = walk.masked_fill(~(others.walked.once & ~coming).index_select(0, steps.page), -math.inf)
     total = positive.new_zeros(())
     for part in torch.unique(others.part).tolist():  # as many as the loader has shards, whatever the batch
@@ -106,7 +100,7 @@ def _log_of_others(ahead: Tensor, target: Tensor, steps: Jagged, weight: Tensor,
     logq = torch.cat([others.future_logq.index_select(0, inside), others.logq])
     user = others.user.index_select(0, cut)
     counts = weight.index_select(0, cut) > 0
-    allowed = ~_ahead_of_user(user, item, counts) & ~others.walked.among(item).index_select(0, cut)
+    allowed = ~_ahead_of_user(user, item, counts) & ~occurs(others.walked.item, item).index_select(0, cut)
     allowed[:, : len(inside)] &= (user[:, None] != user[None, :]) & counts[None, :]
     score = ahead.index_select(0, inside) @ vector.T / temperature
     return _log_sum(score, logq, allowed, walk.index_select(0, inside))
@@ -142,15 +136,17 @@ def walk_nce(ahead: Tensor, token: Tensor, before: Tensor, weight: Tensor, other
     item, row = walked.item.flatten().index_select(0, token), token // longest
     target = walked.vector.flatten(0, 1).index_select(0, token)
     padded = ahead.new_zeros(rows * longest, d).index_copy(0, before, ahead).view(rows, longest, d)
-    walk = torch.bmm(padded, walked.vector.transpose(1, 2)).flatten(0, 1).index_select(0, before) / temperature
+    cosine = torch.bmm(padded, walked.vector.transpose(1, 2)).flatten(0, 1).index_select(0, before)
+    walk = (cosine + walked.again) / temperature
     past = torch.arange(longest, device=token.device)[None, :] <= (before % longest)[:, None]
-    kept = past & walked.once.index_select(0, row) & (walked.item.index_select(0, row) != item[:, None])
+    same = past & (walked.item.index_select(0, row) == item[:, None])
+    kept = past & walked.once.index_select(0, row) & ~same
     # What comes later in the walk is ahead of its own user: no negative.
-    allowed = ~walked.among(others.item).index_select(0, row)
+    allowed = ~occurs(walked.item, others.item).index_select(0, row)
     score = ahead @ others.vector.T / temperature
     log_others = _log_sum(score, others.logq, allowed, walk.masked_fill(~kept, -math.inf))
-    loss = F.softplus(log_others - (ahead * target).sum(1) / temperature)
-    return (loss * weight).sum(), weight.sum()
+    positive = ((ahead * target).sum(1) + same.any(1) * walked.again) / temperature
+    return (F.softplus(log_others - positive) * weight).sum(), weight.sum()
 
 
 def flat_diversity(flow: Tensor, weight: Tensor, margin: float) -> Sum:

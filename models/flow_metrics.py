@@ -17,8 +17,24 @@ def best_cosine(flow: Tensor, vectors: Tensor) -> Tensor:
     return torch.einsum("rkd,nd->rkn", flow, vectors).amax(1)
 
 
+def occurs(walk: Tensor, item: Tensor) -> Tensor:
+    """[R, m] whether an item [m] stands in a walk [R, T].
+
+    Examples
+    --------
+    >>> occurs(torch.tensor([[3, 5], [7, 0]]), torch.tensor([7, 5, 9])).int().tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    items, item_at = torch.unique(item, return_inverse=True)
+    at = torch.searchsorted(items, walk).clamp(max=len(items) - 1)
+    row, place = (items[at] == walk).nonzero(as_tuple=True) if len(items) else torch.empty(2, 0, dtype=torch.long)
+    has = torch.zeros(len(walk), len(items), dtype=torch.bool, device=item.device)
+    has[row, at[row, place]] = True
+    return has.index_select(1, item_at)
+
+
 def recalls(flow: Tensor, target: Tensor, item: Tensor, steps: Jagged, others: Tensor, other_item: Tensor,
-            at: tuple[int, ...]) -> Tensor:
+            at: tuple[int, ...], lifts: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)) -> Tensor:
     """[len(at), F] 1 where a future is among the first `at` of the other items and itself, by the cosine to its own step.
 
     A tie counts against it. Others that are the future itself do not count.
@@ -26,9 +42,10 @@ def recalls(flow: Tensor, target: Tensor, item: Tensor, steps: Jagged, others: T
     Parameters
     ----------
     flow : [R, K, d]. target, item : [F, d] and [F] of the futures, lying as `steps` says. others, other_item : [n, d] and [n].
+    lifts : [F] and [F, n] what futures and others gain beyond their cosine (`Nif.lifts`).
     """
     ahead = at_steps(flow, steps)
-    better = ahead @ others.T >= (ahead * target).sum(1, keepdim=True)
+    better = ahead @ others.T + lifts[1] >= ((ahead * target).sum(1) + lifts[0])[:, None]
     rank = (better & (item[:, None] != other_item[None, :])).sum(1)
     return torch.stack([(rank < limit).to(flow.dtype) for limit in at])
 

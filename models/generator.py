@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from feature_store.collate import flat, jagged, renumbered
 from feature_store.encoded_set import EncodedSet, file_digest
@@ -123,6 +124,12 @@ class Generator:
         part = self._parts[fold]
         ids = (part.words.encode(name, own) for name, own in (("item", item), ("category", category)))
         return part.model.items(*(torch.from_numpy(i) for i in ids)).numpy()
+
+
+    @torch.no_grad()
+    def lift(self, fold: int, walk: Tensor, item: Tensor) -> Tensor | float:
+        """[B, n] what items [n] gain in cosine where they stand in a moveline [B, T], both as indexes of `words`."""
+        return self._parts[fold].model.lift(walk, item)
 
 
 def part_folder(folder: str | Path, fold: int) -> Path:

@@ -29,7 +29,7 @@ from models.flow_losses import (
     usual_longest_step,
     walk_nce,
 )
-from models.flow_metrics import effective_rank, normalised, pairwise_cosine, recalls
+from models.flow_metrics import effective_rank, normalised, occurs, pairwise_cosine, recalls
 from models.layers import HashedDropout, Jagged
 from models.losses import Terms, combined
 from models.moveline import TargetLayer, TokenLayer, VisitLayer, Walk
@@ -61,6 +61,7 @@ class NifConfig(ModelConfig):
     velocity_mode: Literal["matched", "plain"] = Field("matched", description="flat form: like the targets' change, or small")
     history: int = Field(8, ge=0, description="last tokens of a walk whose items are foreseen too, each from the tokens before it")
     begin: Literal["walks", "random"] = Field("walks", description="item vectors to begin with: of items near each other in walks")
+    repeats: bool = Field(False, description="learn, as a cosine, how much likelier an item of the walk is than its vector says")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -115,6 +116,7 @@ class Nif(Model):
         self.last_norm, self.out = nn.LayerNorm(d), nn.Linear(d, d)
         self.base = nn.Linear(d, d) if config.form == "sphere" and config.diversity > 0 else None
         self.keep_id = HashedDropout(config.id_dropout, 400)
+        self.repeat = nn.Parameter(torch.zeros(())) if config.repeats else None
 
     def forward(self, batch: FlowBatch) -> Flows:
         """Flows depend on `moveline_*` and `visit_*` alone; targets and negatives are looked up for the loss."""
@@ -144,13 +146,35 @@ class Nif(Model):
     def items(self, item: Tensor, category: Tensor) -> Tensor:
         """[n, d] unit vectors of items, as targets. item, category : [n] indexes.
 
-        As a retriever, an item's score is its largest cosine to any of the K steps (`models.flow_metrics.best_cosine`): it is
-        recommended when it is expected at all, however soon.
+        As a retriever, an item's score is its largest cosine to any of the K steps (`models.flow_metrics.best_cosine`), and its
+        `lift`: it is recommended when it is expected at all, however soon.
         """
         one = torch.ones_like(item, dtype=torch.int32)
         given = {"future_item": JaggedTensor(item, lengths=one), "future_category": JaggedTensor(category, lengths=one)}
         found = self.tables(completed(given, FLOW_FEATURES, len(item)))
         return normalised(self.target(found["future_item"].values(), found["future_category"].values()))
+
+    def lift(self, walk: Tensor, item: Tensor) -> Tensor | float:
+        """[R, n] what items [n] gain in cosine where they stand in a walk, indexes [R, T]; 0 without `repeats`.
+
+        A flow that begins as the last item lies near what the user has seen, whether or not such items ever come again. One
+        number, learned by the same loss, says how often they do.
+        """
+        return 0.0 if self.repeat is None else occurs(walk, item) * self.repeat
+
+    def lifts(self, batch: FlowBatch, steps: Jagged, item: Tensor, other: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What futures, [F] items that lie as `steps` says, and other items [n] gain beside each of them: [F] and [F, n]."""
+        if self.repeat is None:
+            return 0.0, 0.0
+        walk = self.line(batch)
+        own = (walk.index_select(0, steps.page) == item[:, None]).any(1)
+        return own * self.repeat, (occurs(walk, other) * self.repeat).index_select(0, steps.page)
+
+    @staticmethod
+    def line(batch: FlowBatch) -> Tensor:
+        """[R, T] index of the item of every token of the walks, 0 where there is none."""
+        item = batch.sparse["moveline_item"]
+        return Jagged(item.lengths()).pad(item.values())
 
     def terms(self, output: Flows, batch: FlowBatch) -> Terms:
         """InfoNCE, diversity and velocity."""
@@ -185,7 +209,8 @@ class Nif(Model):
         item = batch.sparse["future_item"].values().index_select(0, kept)
         weight, one = batch.weight.index_select(0, steps.page), batch.weight.new_ones(())
         other = batch.sparse["negative_item"].values()
-        found = recalls(output.flow, output.target, item, steps, output.negative, other, _RECALL_AT)
+        lifts = self.lifts(batch, steps, item, other)
+        found = recalls(output.flow, output.target, item, steps, output.negative, other, _RECALL_AT, lifts)
         return {
             **{f"recall_{at}": ((own * weight).sum(), weight.sum()) for at, own in zip(_RECALL_AT, found, strict=True)},
             "pairwise_cosine": ((pairwise_cosine(output.flow) * batch.weight).sum(), batch.weight.sum()),
@@ -220,8 +245,8 @@ class Nif(Model):
     def _negatives(self, output: Flows, batch: FlowBatch) -> Negatives:
         kept, _ = self._futures(batch)
         ids = batch.sparse.to_dict()
-        line = Jagged(ids["moveline_item"].lengths())
-        walked = Walked(line.pad(ids["moveline_item"].values()), line.pad(output.walk))
+        walked = Walked(self.line(batch), Jagged(ids["moveline_item"].lengths()).pad(output.walk),
+                        0.0 if self.repeat is None else self.repeat)
         return Negatives(ids["future_item"].values().index_select(0, kept), batch.future_logq.index_select(0, kept), batch.user,
                          batch.part, output.negative, ids["negative_item"].values(), batch.negative_logq, walked)
 

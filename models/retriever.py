@@ -1,7 +1,8 @@
 """Retrieval by vectors: the items that lie nearest to what a user is expected to want, or wanted last.
 
 `nif` gives a user K vectors, the steps of the flow; `item2vec` has no vector of a user: those of the last items of the moveline
-take its place. The score of an item is the largest cosine to any of them (`models.flow_metrics.best_cosine`). Loads no Spark.
+take its place. The score of an item is the largest cosine to any of them (`models.flow_metrics.best_cosine`), with what a generator
+adds to items of the moveline (`Nif.lift`). Loads no Spark.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ from feature_store.vocabulary import Vocabulary
 from models.artifact import VOCABULARY, describe, load_artifact
 from models.generator import Generator
 from models.item2vec import Item2vec
+from models.layers import Jagged
 
 LAST = 8
 """Items of a moveline that stand for the user, of a model without vectors of users."""
@@ -79,11 +81,21 @@ class Retriever:
             place = np.flatnonzero(fold == number)
             for start in range(0, len(place), _USERS_AT_ONCE):
                 some = place[start:start + _USERS_AT_ONCE]
-                found[some], score[some] = _best(self._interests(history.take(pa.array(some))), vectors, found.shape[1])
+                rows_of_some = history.take(pa.array(some)).combine_chunks()
+                found[some], score[some] = _best(self._interests(rows_of_some), vectors, self._lift(number, rows_of_some),
+                                                 found.shape[1])
         ids = np.array(self.candidates["item_id"].to_pylist(), object)
         some_item = np.isfinite(score).any(1)
         return ([ids[own].tolist() if any_ else [] for own, any_ in zip(found, some_item, strict=True)],
                 [own.tolist() if any_ else [] for own, any_ in zip(score, some_item, strict=True)])
+
+    def _lift(self, fold: int, history: pa.Table) -> Tensor | float:
+        """[B, n] what candidates gain for standing in the moveline."""
+        if not self.generator:
+            return 0.0
+        walk = Jagged(torch.from_numpy(lengths(history, "moveline_item")))
+        item = torch.from_numpy(self.words.encode("item", self.candidates["item_id"]))
+        return self.generator.lift(fold, walk.pad(torch.from_numpy(flat(history, "moveline_item"))), item)
 
     def _interests(self, history: pa.Table) -> Tensor:
         """[B, K, d] what to look for; nan where a user has fewer than K."""
@@ -98,11 +110,11 @@ class Retriever:
         return out
 
 
-def _best(interests: Tensor, vectors: Tensor, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _best(interests: Tensor, vectors: Tensor, lift: Tensor | float, most: int) -> tuple[np.ndarray, np.ndarray]:
     """([B, most] places among the vectors, [B, most] scores), the best first; nan for a user without interests."""
     missing = interests.isnan().any(2)
     # -1 is the least cosine there is: an interest that is not there makes no item better.
-    score = torch.einsum("bkd,nd->bkn", interests.nan_to_num(), vectors).masked_fill(missing[:, :, None], -1.0).amax(1)
+    score = torch.einsum("bkd,nd->bkn", interests.nan_to_num(), vectors).masked_fill(missing[:, :, None], -1.0).amax(1) + lift
     found = torch.where(missing.all(1)[:, None], torch.nan, score).double().numpy()
     place = np.argsort(-found, axis=1, kind="stable")[:, :most]
     return place, np.take_along_axis(found, place, 1)

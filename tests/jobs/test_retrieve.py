@@ -47,11 +47,11 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
 
 
-def version(lake: Lake, name: str, folds: int = 1) -> Version:
-    root, registry = Path(lake.root).parent / "made" / f"{name}{folds}", Registry()
-    folder = generator(root, vocabulary(), folds) if name == "nif" else artifact(root, name)
+def version(lake: Lake, name: str, folds: int = 1, repeat: float | None = None) -> Version:
+    root, registry = Path(lake.root).parent / "made" / f"{name}{folds}{repeat}", Registry()
+    folder = generator(root, vocabulary(), folds, repeat=repeat) if name == "nif" else artifact(root, name)
     rows = serving_pages(raw_pages(2), FLOW_COLUMNS) if name == "nif" else example(name)
-    return registry.register(Candidate(f"small-{name}", "small", folder, f"{name}{folds}", rows))
+    return registry.register(Candidate(f"small-{name}", "small", folder, root.name, rows))
 
 
 def found_of(lake: Lake, made: Version) -> dict[str, tuple[list[str], list[float]]]:
@@ -81,17 +81,21 @@ def assert_best(found: tuple[list[str], list[float]], naive: dict[str, float]) -
     assert max(rest, default=-1.0) <= scores[-1] + 1e-5
 
 
-def test_a_generator_retrieves_what_its_served_flow_lies_nearest_to(spark: SparkSession, lake: Lake) -> None:
-    registry, made = Registry(), version(lake, "nif", folds=2)
+@pytest.mark.parametrize("repeat", [None, -0.4, 0.7])
+def test_a_generator_retrieves_what_its_served_flow_lies_nearest_to(
+        spark: SparkSession, lake: Lake, repeat: float | None) -> None:
+    registry, made = Registry(), version(lake, "nif", 2, repeat)
     done = retrieve(spark, RECIPE, lake, DAY, made, registry, MOST)
     assert (done.status, done.rows, done.counts) == ("built", 13, {"in": 13, "out": 13})
     found, rows, kinds = found_of(lake, made), walks(spark, lake), categories(lake)
     own, known = Generator(registry.folder(made)), sorted(set(kinds) & set(IDS["item"]))
     served = load(made.uri).predict(serving_pages(rows, FLOW_COLUMNS))["flow"]
+    walked = {row["user_id"]: row["moveline_item"] for row in rows.select(["user_id", "moveline_item"]).to_pylist()}
     for user, flow in zip(rows["user_id"].to_pylist(), served, strict=True):
         steps = np.array(flow).reshape(own.shape)
         vectors = own.items(pa.array([user] * len(known)), pa.array(known), pa.array([kinds[i] for i in known]))
-        assert_best(found[user], {i: max(float(step @ v) for step in steps) for i, v in zip(known, vectors, strict=True)})
+        assert_best(found[user], {i: max(float(step @ v) for step in steps) + (repeat or 0.0) * (i in walked[user])
+                                  for i, v in zip(known, vectors, strict=True)})
     assert retrieve(spark, RECIPE, lake, DAY, made, registry, MOST).status == "skipped"
 
 

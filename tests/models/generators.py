@@ -23,12 +23,16 @@ def older() -> Vocabulary:
     return Vocabulary(pa.Table.from_pylist(entries), 4).as_of(START + timedelta(hours=1))
 
 
-def generator(folder: Path, words: Vocabulary, folds: int = 1, last_future: int = 0, seed: int = 1) -> Path:
-    """The folder of an untrained generator."""
+def generator(folder: Path, words: Vocabulary, folds: int = 1, last_future: int = 0, seed: int = 1,
+              repeat: float | None = None) -> Path:
+    """The folder of an untrained generator; repeat : what an item of the walk gains, for one that learns it."""
     folder.mkdir(parents=True, exist_ok=True)
     words.save(folder / "words.parquet")
     for fold in range(folds):
-        model = Nif.build({**SETTINGS, "seed": seed + fold}, capacities({field: words.rows(field) for field in IDS}))
+        settings = {**SETTINGS, "seed": seed + fold, "repeats": repeat is not None}
+        model = Nif.build(settings, capacities({field: words.rows(field) for field in IDS}))
+        if model.repeat is not None:
+            model.repeat.data.fill_(repeat or 0.0)
         save_artifact(part_folder(folder, fold), model, Weights(model.state_dict(), {}), folder / "words.parquet")
     seal(folder, folds, last_future)
     return folder

@@ -52,9 +52,9 @@ def sphere_velocity(path: Array, longest: float) -> float:
 
 def info_nce(flow: list[Array], target: list[Array], item: list[list[int]], logq: list[Array], user: list[int], part: list[int],
              vector: Array, others: list[int], others_logq: Array, walk: list[list[tuple[int, Array]]],
-             tau: float) -> list[list[float]]:
+             tau: float, again: float = 0.0) -> list[list[float]]:
     """Of each future: -log of exp(f.z / tau) over itself plus the sum of exp(f.n / tau - log(number * q)) over its negatives, and
-    of exp(f.n / tau) over the items of its own walk."""
+    of exp((f.n + again) / tau) over the items of its own walk; f.z has `again` too where the future is one of them."""
     out: list[list[float]] = []
     for cut in range(len(flow)):
         mine = [c for c in range(len(flow)) if user[c] == user[cut] and part[c] == part[cut]]
@@ -67,9 +67,10 @@ def info_nce(flow: list[Array], target: list[Array], item: list[list[int]], logq
         losses = []
         for k, z in enumerate(target[cut]):
             f = flow[cut][k]
-            total = math.exp(f @ z / tau) + sum(math.exp(f @ n / tau - q - math.log(len(kept))) for n, q in kept)
-            total += sum(math.exp(f @ n / tau) for i, n in past.items() if i not in item[cut])
-            losses.append(math.log(total) - f @ z / tau)
+            own = (f @ z + again * (item[cut][k] in past)) / tau
+            total = math.exp(own) + sum(math.exp(f @ n / tau - q - math.log(len(kept))) for n, q in kept)
+            total += sum(math.exp((f @ n + again) / tau) for i, n in past.items() if i not in item[cut])
+            losses.append(math.log(total) - own)
         out.append(losses)
     return out
 

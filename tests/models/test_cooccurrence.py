@@ -7,7 +7,7 @@ import torch
 
 from feature_store.encoding import encode_flows
 from models.catalog import model_class
-from models.cooccurrence import begin, item_vectors, vectors_of
+from models.cooccurrence import begin, item_vectors, repeat_odds, walks_of
 from models.flow_metrics import best_cosine
 from models.nif import Nif
 from tests.feature_store.encoded_flows import random_flows
@@ -41,7 +41,7 @@ def test_a_flow_begins_as_the_item_of_the_last_token() -> None:
     vectors = torch.randn(60, model.config.dim)
     vectors[7] = 0
     own = model.tables.collection.embeddings["item"].weight[7].clone()
-    begin(model, vectors)
+    begin(model, vectors, -3.0)
     assert torch.equal(model.tables.collection.embeddings["item"].weight[7], own)
     batch = flow_batch(64, tokens=(1, 6))
     line, item = batch.sparse["moveline_item"], torch.arange(1, 60)
@@ -70,5 +70,20 @@ def test_a_walk_of_encoded_flows_is_what_came_before_a_cut_and_what_came_after_i
     for file, part in zip(files, (table.slice(0, 20), table.slice(20)), strict=True):
         pq.write_table(part, file)
     whole = [[*row["moveline_item"], *row["future_item"]] for row in table.to_pylist()]
-    expected = item_vectors(np.concatenate(whole).astype(np.int64), np.array([len(own) for own in whole]), 300, 8)
-    torch.testing.assert_close(vectors_of(files, 300, 8), expected)
+    item, lengths = walks_of(files)
+    assert lengths.tolist() == [len(own) for own in whole] and item.tolist() == [i for own in whole for i in own]
+
+
+@pytest.mark.parametrize(("walks", "again", "new"), [
+    ([[1, 2, 3]], 0, 2), ([[1, 2, 1], [1, 3]], 1, 2), ([[4, 4, 4]], 0, 0), ([[1, 0, 1], []], 1, 0), ([[]], 0, 0)])
+def test_odds_of_a_repeat_are_counted_over_the_tokens_that_change_the_item(walks: list[list[int]], again: int, new: int) -> None:
+    item = np.array([i for own in walks for i in own], np.int64)
+    expected = np.log(again + 0.5) - np.log(new + 0.5)
+    assert repeat_odds(item, np.array([len(own) for own in walks])) == pytest.approx(expected)
+
+
+def test_a_model_that_learns_repeats_begins_with_their_odds_in_units_of_a_cosine() -> None:
+    model = model_class("nif").build({"repeats": True, "temperature": 0.1}, ROWS)
+    assert isinstance(model, Nif) and model.repeat is not None and float(model.repeat) == 0
+    begin(model, torch.zeros(60, model.config.dim), -3.0)
+    assert float(model.repeat) == pytest.approx(-0.3)

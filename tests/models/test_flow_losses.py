@@ -39,6 +39,7 @@ class Case:
         self.user, self.part = torch.randint(0, 4, (7,), generator=g), torch.randint(0, 2, (7,), generator=g)
         self.logq, self.other_logq = (-1 - 5 * torch.rand(n, generator=g) for n in (self.steps.total, 9))
         self.weight, self.walk_item = torch.ones(7), torch.randint(0, 13, (7, 5), generator=g)
+        self.again = torch.randn((), generator=g).requires_grad_()
 
     def walks(self) -> list[list[tuple[int, np.ndarray]]]:
         """Items and vectors of the tokens, walk by walk."""
@@ -47,7 +48,7 @@ class Case:
 
     def negatives(self) -> Negatives:
         return Negatives(self.item, self.logq, self.user, self.part, self.sampled, self.other, self.other_logq,
-                         Walked(self.walk_item, self.walk))
+                         Walked(self.walk_item, self.walk, self.again))
 
     def nce(self, tau: float = 0.2) -> Sum:
         return info_nce(self.flow, self.target, self.steps, self.weight, self.negatives(), tau)
@@ -63,7 +64,7 @@ class Case:
         sampled, other_logq = self.sampled.detach().double().numpy(), self.other_logq.double().numpy()
         return oracles.info_nce(list(self.paths()), self.cuts(self.target), [c.astype(int).tolist() for c in self.cuts(self.item)],
                                 self.cuts(self.logq), self.user.tolist(), self.part.tolist(), sampled, self.other.tolist(),
-                                other_logq, self.walks(), tau)
+                                other_logq, self.walks(), tau, float(self.again))
 
 
 def value(found: Sum) -> float:
@@ -116,7 +117,8 @@ def test_tokens_of_a_walk_are_told_apart_from_the_sampled_items_and_those_before
         kept = [n for n, item in enumerate(other.tolist()) if item not in line[row][place:]]
         item, vector = walks[row][place]
         loss = oracles.info_nce([flow[None]], [vector[None]], [[item]], [np.zeros(1)], [0], [0], sampled[kept],
-                                other[kept].tolist(), case.other_logq.double().numpy()[kept], [walks[row][:place]], 0.2)
+                                other[kept].tolist(), case.other_logq.double().numpy()[kept], [walks[row][:place]], 0.2,
+                                float(case.again))
         expected += own * loss[0][0]
     assert float(found[0]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert float(found[1]) == pytest.approx(float(weight.sum()))

@@ -57,6 +57,13 @@ class TestNifRolledOut(FlowModel):
         return super().model(**{"rollout": True, **settings})
 
 
+class TestNifWithRepeats(FlowModel):
+    name = "nif"
+
+    def model(self, **settings: object) -> Model:
+        return super().model(**{"repeats": True, **settings})
+
+
 def nif(**settings: Any) -> Nif:
     model = model_class("nif").build(settings, ROWS).eval()
     assert isinstance(model, Nif)
@@ -158,6 +165,42 @@ def test_it_learns_which_items_come_next() -> None:
     assert measured["effective_rank"] > 4 and measured["pairwise_cosine"] < 0.99
 
 
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_it_learns_whether_items_of_the_walk_come_again(comes_again: bool) -> None:
+    model = nif(future=1, dropout=0.0, dim=16, diversity=0, velocity=0, history=0, repeats=True).train()
+    assert model.repeat is not None
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(40):
+        model.set_step(step)
+        batch = flow_batch(48, seed=step, tokens=(2, 5), first_row=48 * step)
+        line, coming = batch.sparse["moveline_item"], batch.sparse["future_item"]
+        first = line.values()[line.offsets()[:-1]]
+        if comes_again:
+            coming.values()[coming.offsets()[:-1]] = first
+        else:
+            coming.values()[coming.offsets()[:-1]] = 59 - line.values().remainder(2)[line.offsets()[:-1]]
+            line.values().clamp_(max=57)
+        optimizer.zero_grad()
+        global_loss(model.terms(model(batch), batch), 1)[0].backward()
+        optimizer.step()
+    assert float(model.repeat) * (1 if comes_again else -1) > 0.02
+
+
+def test_an_item_of_the_walk_gains_what_was_learned_and_any_other_nothing() -> None:
+    model, batch = nif(future=2, repeats=True), flow_batch(5, tokens=(0, 6))
+    assert model.repeat is not None
+    model.repeat.data.fill_(-0.25)
+    line, item = batch.sparse["moveline_item"], torch.arange(1, 60)
+    walks = [own.tolist() for own in line.values().split(line.lengths().tolist())]
+    expected = torch.tensor([[-0.25 * (one in own) for one in item.tolist()] for own in walks])
+    assert torch.equal(model.lift(model.line(batch), item), expected)
+    steps = Jagged(torch.tensor([2, 0, 1, 2, 1]))
+    futures = torch.tensor([7, walks[0][0] if walks[0] else 7, 9, walks[3][-1] if walks[3] else 9, 11, 12])
+    own, others = model.lifts(batch, steps, futures, item)
+    assert torch.equal(others, expected[steps.page])
+    assert torch.equal(own, expected[steps.page, futures - 1])
+
+
 def test_recall_counts_better_items_and_ties_but_not_the_item_itself() -> None:
     flow = torch.tensor([[[1.0, 0.0]]])
     others = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -166,6 +209,9 @@ def test_recall_counts_better_items_and_ties_but_not_the_item_itself() -> None:
     assert found.flatten().tolist() == [0.0, 0.0, 1.0]
     itself = recalls(flow, target, torch.tensor([2]), steps, others, torch.tensor([1, 2, 3]), (1, 2, 3))
     assert itself.flatten().tolist() == [0.0, 1.0, 1.0]
+    lifts = torch.tensor([0.3]), torch.tensor([[0.0, 0.0, 1.2]])
+    lifted = recalls(flow, target, torch.tensor([7]), steps, others, torch.tensor([1, 2, 3]), (1, 2, 3), lifts)
+    assert lifted.flatten().tolist() == [0.0, 1.0, 1.0]
 
 
 def test_collapsed_flows_have_cosine_one() -> None:
