@@ -138,8 +138,7 @@ def run_arm(conf: str | Path, prepared: Prepared, name: str, seed: int) -> dict[
     if path.is_file():
         return json.loads(path.read_text())
     started, arm, recipe = time.perf_counter(), ARMS[name], load_recipe(conf)
-    changed = {**recipe.models.get(arm.model, {}), **arm.settings, "seed": seed}
-    own = recipe.with_model(arm.model, changed)
+    own = _recipe_of(recipe, arm, seed)
     generator = _generator(own, arm, prepared, seed) if own.generator_of(arm.model) else None
     sets, out = prepared.model.sets, path.parent / "model"
     spec = spec_of(own, arm.model, sets["train"], sets["validate"], out, prepared.model.vocabulary, True, None, generator)
@@ -157,11 +156,41 @@ def run_arm(conf: str | Path, prepared: Prepared, name: str, seed: int) -> dict[
     return found
 
 
+def shared(recipe: Recipe, prepared: Prepared, todo: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The (arm, seed) to be made `ready` first: one for each generator that arms share and that is not there yet."""
+    first: dict[Path, tuple[str, int]] = {}
+    for name, seed in todo:
+        arm = ARMS[name]
+        own = _recipe_of(recipe, arm, seed)
+        if own.generator_of(arm.model):
+            first.setdefault(_generator_folder(own, arm, prepared, seed)[0], (name, seed))
+    return [run for folder, run in first.items() if not folder.is_dir()]
+
+
+def ready(conf: str | Path, prepared: Prepared, name: str, seed: int) -> None:
+    """Train the generator of an arm and compute its flow, which other arms read too."""
+    arm = ARMS[name]
+    generator = _generator(_recipe_of(load_recipe(conf), arm, seed), arm, prepared, seed)
+    frozen = Generator(generator, Vocabulary.load(prepared.model.vocabulary))
+    for pages in prepared.model.sets.values():
+        if pages.rows:
+            cached_flow(pages, frozen)
+
+
+def _recipe_of(recipe: Recipe, arm: Arm, seed: int) -> Recipe:
+    return recipe.with_model(arm.model, {**recipe.models.get(arm.model, {}), **arm.settings, "seed": seed})
+
+
+def _generator_folder(recipe: Recipe, arm: Arm, prepared: Prepared, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Where the generator of an arm lies, and its settings."""
+    settings = {**recipe.models[recipe.generator_of(arm.model)], **arm.generator, "seed": seed}
+    return prepared.folder / "generators" / fingerprint(settings), settings
+
+
 def _generator(recipe: Recipe, arm: Arm, prepared: Prepared, seed: int) -> Path:
     """The generator of an arm, trained once for all arms with the same settings and seed."""
     name = recipe.generator_of(arm.model)
-    settings = {**recipe.models[name], **arm.generator, "seed": seed}
-    folder = prepared.folder / "generators" / fingerprint(settings)
+    folder, settings = _generator_folder(recipe, arm, prepared, seed)
     if not folder.is_dir():
         aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
         try:

@@ -11,6 +11,7 @@ from jobs.cli_models import Day
 Model = Annotated[str, typer.Option("--model", help="The model to take apart.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Every arm is trained with the seeds 1 to this.")]
 Arms = Annotated[str, typer.Option("--arms", help="Arms, separated by commas; empty: all.")]
+AtOnce = Annotated[int, typer.Option("--at-once", min=1, help="Trained at a time, each on its share of the cores, in 1.5 GB.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,20 +21,25 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__, hidden=True)(command)
 
 
-def ablate(model: Model = "amen", conf: Conf = DEFAULT_CONF, ds: Day = "", seeds: Seeds = 5, arms: Arms = "") -> None:
-    """Train every arm of the ablation with every seed, one after the other; what is finished is skipped. Logs a table and a plot.
+def ablate(model: Model = "amen", conf: Conf = DEFAULT_CONF, ds: Day = "", seeds: Seeds = 5, arms: Arms = "",
+           at_once: AtOnce = 2) -> None:
+    """Train every arm of the ablation with every seed; what is finished is skipped. Logs a table and a plot.
 
     Example: `moveline ablate --model amen --conf conf/simulated_amen.yaml --seeds 5`
     """
-    from jobs.ablation import prepare, run_arm, unfinished
+    from jobs.ablation import prepare, ready, run_arm, shared, unfinished
+    from jobs.at_once import each
 
     recipe = load_recipe(conf)
     prepared = prepare(conf, ds or None, model)
     todo = unfinished(recipe, prepared, _arms(arms, conf), seeds)
     say(f"{len(todo)} runs to do, in {prepared.folder}")
-    for arm, seed in todo:
-        found = run_arm(conf, prepared, arm, seed)
-        say(f"{arm}, seed {seed}: gauc {found['metrics'].get('test.gauc', float('nan')):.4f} in {found['seconds']:.0f} s")
+    generators = shared(recipe, prepared, todo)
+    for number, _ in enumerate(each(ready, [(conf, prepared, *run) for run in generators], at_once), 1):
+        say(f"generator {number} of {len(generators)} is trained")
+    for found in each(run_arm, [(conf, prepared, *run) for run in todo], at_once):
+        gauc = found["metrics"].get("test.gauc", float("nan"))
+        say(f"{found['arm']}, seed {found['seed']}: gauc {gauc:.4f} in {found['seconds']:.0f} s")
     ablate_collect(model, conf, ds)
 
 

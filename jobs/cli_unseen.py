@@ -6,6 +6,7 @@ import typer
 
 from feature_store.recipe import load_recipe
 from jobs.cli import DEFAULT_CONF, Conf, Json, named, say, say_json
+from jobs.cli_ablate import AtOnce
 from jobs.cli_models import Day
 
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Every arm is trained with the seeds 1 to this.")]
@@ -22,19 +23,20 @@ def register(app: typer.Typer) -> None:
 
 
 def unseen(conf: Conf = DEFAULT_CONF, ds: Day = "", seeds: Seeds = 3, arms: Arms = "", scenarios: Scenarios = "",
-           largest: Largest = 10) -> None:
-    """Train every arm on all scenarios but one, test it there, for one scenario after the other; what is finished is skipped.
+           largest: Largest = 10, at_once: AtOnce = 2) -> None:
+    """Train every arm on all scenarios but one, test it there, for each scenario in turn; what is finished is skipped.
 
     Example: `moveline unseen --conf conf/trivago_unseen.yaml --seeds 3 --largest 10`
     """
+    from jobs.at_once import each
     from jobs.unseen import chosen, prepare, run, unfinished
 
     prepared = prepare(conf, ds or None)
     todo = unfinished(prepared, *chosen(load_recipe(conf), prepared, named(scenarios), named(arms), largest), seeds)
     say(f"{len(todo)} runs to do, in {prepared.folder}")
-    for scenario, arm, seed in todo:
-        found = run(conf, prepared, scenario, arm, seed)
-        say(f"without {scenario}: {arm}, seed {seed}, {found['pages']} test pages, in {found['seconds']:.0f} s")
+    for found in each(run, [(conf, prepared, *call) for call in todo], at_once):
+        say(f"without {found['scenario']}: {found['arm']}, seed {found['seed']}, {found['pages']} test pages, "
+            f"in {found['seconds']:.0f} s")
     unseen_collect(conf, ds)
 
 

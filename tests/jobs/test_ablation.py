@@ -16,8 +16,9 @@ from feature_store.recipe import load_recipe
 from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
 from jobs import ablation, comparison
-from jobs.ablation import arms_of, compare, finished, prepare, run_arm, unfinished
+from jobs.ablation import arms_of, compare, finished, prepare, ready, run_arm, shared, unfinished
 from jobs.ablation_report import collect, written
+from jobs.at_once import each
 from jobs.futures import oracle_flow
 from models.generator import Generator
 from models.registry import Registry
@@ -40,7 +41,15 @@ def test_every_arm_and_seed_is_trained_once_and_compared(recipe: Path, prepared:
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     own = load_recipe(recipe)
     assert unfinished(own, prepared, ARMS, 2)[:6] == [*((arm, 1) for arm in ARMS), ("amen", 2)]
-    results = [run_arm(recipe, prepared, arm, 1) for arm in ARMS]
+    first = shared(own, prepared, unfinished(own, prepared, ARMS, 1))
+    assert first == [("amen", 1), ("no diversity", 1)]
+    for run in first:
+        ready(recipe, prepared, *run)
+    assert shared(own, prepared, unfinished(own, prepared, ARMS, 1)) == []
+    made = {path: path.stat().st_mtime_ns for path in prepared.folder.glob("generators/**/*.safetensors")}
+    found = {r["arm"]: r for r in each(run_arm, [(recipe, prepared, arm, 1) for arm in ARMS], 2)}
+    results = [found[arm] for arm in ARMS]
+    assert made == {path: path.stat().st_mtime_ns for path in prepared.folder.glob("generators/**/*.safetensors")}
     assert len(list((prepared.folder / "generators").iterdir())) == 2
     assert {(r["arm"], r["seed"]) for r in results} == {(arm, 1) for arm in ARMS}
     assert len({json.dumps(r["metrics"]) for r in results}) == len(ARMS)
