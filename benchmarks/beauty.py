@@ -51,9 +51,9 @@ NIF: dict[str, Any] = {
     "layers": 1, "heads": 2, "dropout": 0.5, "history": LONGEST, "patience": 1, "diversity": 0.0, "velocity": 0.0, "epochs": 2,
     "repeats": True}
 ARMS: dict[str, dict[str, Any]] = {
-    "nif-1": {**NIF, "future": 1, "dim": 256, "items_a_batch": 256, "learning_rate": 5e-4},
+    "nif-1": {**NIF, "future": 1, "dim": 256, "items_a_batch": 256, "learning_rate": 5e-4, "epochs": 4},
     "nif-4": {**NIF, "future": 4, "dim": 128, "items_a_batch": 320, "learning_rate": 1e-3},
-    "sasrec-begun": {"dim": 128, "layers": 1, "dropout": 0.5, "epochs": 3, "patience": 1, "begin": True},
+    "sasrec-begun": {"dim": 128, "layers": 1, "dropout": 0.5, "epochs": 6, "patience": 1, "begin": True, "repeats": True},
     "sasrec": {"dim": 64, "layers": 2, "dropout": 0.5, "epochs": 40, "patience": 3},
 }
 """Settings of the arms, chosen on validation."""

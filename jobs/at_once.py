@@ -1,7 +1,7 @@
 """Runs that do not need each other, several at a time: each in a process of its own, with its share of the cores.
 
-Training steps of small models are made of many small operations, which a second thread makes no faster: two trainings at once do
-about twice as much on two cores as one with two threads.
+Training steps of small models are made of many small operations, which a second thread makes no faster (docs/results/amen.md,
+time of an arm); two trainings that share nothing do twice as much on two cores as one (docs/benchmarks.md, ranks).
 """
 
 import os
