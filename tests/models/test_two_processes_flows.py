@@ -34,7 +34,8 @@ def encoded_flow_set(folder: Path, count: int, seed: int = 0) -> EncodedSet:
 
 @pytest.mark.drill
 def test_nif_by_torchrun_with_two_processes_equals_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    conf = recipe(nif={"items_a_batch": 64, "epochs": 1, "dim": 8, "heads": 1, "future": 4, "negatives": 30, "form": "sphere"})
+    conf = recipe(nif={"items_a_batch": 64, "epochs": 1, "dim": 8, "heads": 1, "future": 4, "negatives": 30, "form": "sphere",
+                       "repeats": True})
     sets = encoded_flow_set(tmp_path / "train", 500), encoded_flow_set(tmp_path / "validate", 60, 1)
     monkeypatch.setenv("MOVELINE_HOME", str(tmp_path / "var"))
     one = train(conf, "nif", *sets, tmp_path / "one")
