@@ -13,7 +13,19 @@ from pyspark.sql import SparkSession
 from feature_store.session import spark_session
 from feature_store.tables import Lake
 
+_STARTED = time.monotonic()
 SHARED = Path(os.environ.get("MOVELINE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--begin-within", type=float, metavar="SECONDS", help="skip, and say so, what would begin later than that")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("--begin-within")
+    if seconds is not None and time.monotonic() - _STARTED > seconds:
+        pytest.skip(f"NOT RUN, OUT OF TIME: did not begin within {seconds:.0f} s; this machine is slow, or busy")
 
 
 @pytest.fixture(scope="session")
