@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any
 
 import psutil
@@ -72,7 +73,7 @@ def progress_line(name: str, rank: int, steps: int) -> Iterator[Show]:
     """A function to call after every step; rank 0 alone shows anything."""
     if rank != 0:
         yield lambda epoch, step, meter: None
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and parent_process() is None:  # of several trainings at once, none draws over the others
         with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                       TimeRemainingColumn(), TextColumn("{task.fields[line]}")) as bar:
             task = bar.add_task(name, total=steps, line="")
