@@ -245,8 +245,8 @@ class Nif(Model):
     def _negatives(self, output: Flows, batch: FlowBatch) -> Negatives:
         kept, _ = self._futures(batch)
         ids = batch.sparse.to_dict()
-        walked = Walked(self.line(batch), Jagged(ids["moveline_item"].lengths()).pad(output.walk),
-                        0.0 if self.repeat is None else self.repeat)
+        line = Jagged(ids["moveline_item"].lengths())
+        walked = Walked(line.pad(ids["moveline_item"].values()), line.pad(output.walk), 0.0 if self.repeat is None else self.repeat)
         return Negatives(ids["future_item"].values().index_select(0, kept), batch.future_logq.index_select(0, kept), batch.user,
                          batch.part, output.negative, ids["negative_item"].values(), batch.negative_logq, walked)
 

@@ -49,6 +49,7 @@ class Retriever:
         self.candidates = items.filter(pa.array(known)).sort_by("item_id").combine_chunks()
         if not len(self.candidates):
             raise ModelError(f"{folder}: its vocabulary knows none of the {len(items)} items to choose from; train it again")
+        self._item = torch.from_numpy(self.words.encode("item", self.candidates["item_id"]))
         self.generator = Generator(folder, self.words) if name == "nif" else None
         self.model = None if self.generator else load_artifact(folder)
         self._vectors = [self._vectors_of(fold) for fold in range(self.generator.folds if self.generator else 1)]
@@ -94,8 +95,7 @@ class Retriever:
         if not self.generator:
             return 0.0
         walk = Jagged(torch.from_numpy(lengths(history, "moveline_item")))
-        item = torch.from_numpy(self.words.encode("item", self.candidates["item_id"]))
-        return self.generator.lift(fold, walk.pad(torch.from_numpy(flat(history, "moveline_item"))), item)
+        return self.generator.lift(fold, walk.pad(torch.from_numpy(flat(history, "moveline_item"))), self._item)
 
     def _interests(self, history: pa.Table) -> Tensor:
         """[B, K, d] what to look for; nan where a user has fewer than K."""
