@@ -13,8 +13,9 @@ from jobs.airflow_env import password_file
 
 _TRIES = 6
 _BUSY = (500, 503)
-_OF_THE_DATABASE = ("Database error", "database is locked")
-"""What an error of the database says: since 3.3.2 Airflow keeps SQLite's own words to its logs."""
+_OF_THE_DATABASE = ("database error", "database is locked")
+"""What an error of the database says, in whatever case: Airflow 3.3.2 answers 500 "Database error" and, where a backfill met
+the other writer in its own code, 503 "Database is locked"."""
 
 _PAGE = 100
 """Rows of one answer: Airflow gives no more, whatever is asked for."""
@@ -85,7 +86,7 @@ class AirflowApi:
                 break
         if answer.is_error:
             reason = _reason(answer)
-            busy = answer.status_code in _BUSY and any(word in reason for word in _OF_THE_DATABASE)
+            busy = answer.status_code in _BUSY and any(word in reason.casefold() for word in _OF_THE_DATABASE)
             raise (BusyError if busy else AirflowError)(f"Airflow refused {method} {path}: {answer.status_code} {reason}")
         return answer.json() if answer.content else None
 

@@ -13,6 +13,8 @@ from jobs.airflow_api import AirflowApi, AirflowError, BusyError
 from jobs.airflow_env import password_file
 
 BUSY = {"detail": {"reason": "Database error", "statement": "hidden", "orig_error": "hidden", "message": "look for ID x"}}
+LOCKED = {"detail": "Database is locked. Backfill creation is not supported on SQLite under concurrent access. Please use "
+                    "PostgreSQL or MySQL."}
 BACKFILL = "/api/v2/backfills"
 
 
@@ -58,7 +60,7 @@ def signed_in(tmp_path, monkeypatch):
 
 
 def test_a_backfill_that_a_busy_database_refused_is_given_up_and_asked_for_again():
-    with airflow([(500, BUSY), (500, BUSY)]) as (url, asked):
+    with airflow([(500, BUSY), (503, LOCKED)]) as (url, asked):
         assert AirflowApi(url).backfill("days", "2026-01-01", "2026-01-02") == 7
     given_up = ["GET /backfills", "PUT /backfills/3/cancel", "GET /dags/days/dagRuns"]
     assert asked == ["POST /backfills", *given_up, "POST /backfills", *given_up, "POST /backfills"]
