@@ -1,8 +1,9 @@
 """Two ways of `benchmarks/moveline_build.py` on Spark: our jobs' functions, and what one writes without them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -11,6 +12,7 @@ from benchmarks.timed import arguments, timed
 from feature_store.contracts import EVENTS, EXPOSURES, VISITS
 from feature_store.recipe import Movelines
 from feature_store.session import spark_schema, spark_session
+from feature_store.worker_rows import WorkerRows
 from jobs.context import with_context
 from jobs.movelines import movelines
 from jobs.visits import visits, walk
@@ -30,9 +32,12 @@ def read(spark: SparkSession, folder: Path) -> tuple[DataFrame, DataFrame]:
             spark.read.parquet(str(folder / "cuts")))
 
 
-def write(frame: DataFrame, path: Path) -> None:
-    """As the tables of the lake are written."""
-    frame.write.option("compression", "zstd").parquet(str(path))
+def write(rows: DataFrame | WorkerRows, path: Path, columns: Sequence[str] = ()) -> None:
+    """As the tables of the lake are written; some columns (default: all)."""
+    if isinstance(rows, WorkerRows):
+        rows.write(path, pa.schema([rows.schema.field(name) for name in columns or rows.schema.names]))
+    else:
+        rows.write.option("compression", "zstd").parquet(str(path))
 
 
 def ours(spark: SparkSession, folder: Path) -> Stages:
@@ -43,7 +48,7 @@ def ours(spark: SparkSession, folder: Path) -> Stages:
 
     def pages(path: Path) -> None:
         tokens = spark.read.parquet(str(path.parent / "movelines"))
-        write(with_context(cuts, tokens, none, SETTINGS).select(*cuts.columns, *CONTEXT), path)
+        write(with_context(cuts, tokens, none, SETTINGS), path, [*cuts.columns, *CONTEXT])
 
     return {
         "movelines": lambda path: write(movelines(events, SETTINGS.max_tokens_a_day, SETTINGS.delay_s), path),

@@ -18,7 +18,7 @@ def ours(spark: SparkSession, folder: Path) -> Stages:
     """The functions that the job calls; `sample` is what it writes (for `benchmarks/skew.py`)."""
     pages = spark.read.parquet(str(folder / "pages"))
     return {"counts": lambda path: write(exact_counts(pages).select("page_id", *PAIR_KINDS), path),
-            "pairs": lambda path: write(sampled_pairs(pages, ALL).select("page_id", "left_item", "right_item", "kind"), path),
+            "pairs": lambda path: write(sampled_pairs(pages, ALL), path, ["page_id", "left_item", "right_item", "kind"]),
             "sample": lambda path: write(sampled_pairs(pages, Pairs().max_a_page), path)}
 
 

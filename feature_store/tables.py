@@ -1,4 +1,4 @@
-"""Delta tables without a JVM jar: Spark writes Parquet files, one commit to the Delta log makes them visible.
+"""Delta tables without a JVM jar: Spark or its Python workers write Parquet files, one commit to the Delta log makes them visible.
 
 A day is replaced as a whole and in one atomic step. A commit carries what made it (row counts, fingerprint of its
 inputs, digest of its content, code revision) and an application transaction for its day, so that of two writers of
@@ -21,7 +21,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, MapType
 
@@ -29,6 +29,7 @@ from feature_store.contracts import CONTRACTS, Contract
 from feature_store.errors import ConflictError, TableError, full_disk
 from feature_store.revision import code_revision
 from feature_store.session import spark_schema
+from feature_store.worker_rows import WorkerRows
 
 _KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 _ATTEMPTS = 6
@@ -92,22 +93,24 @@ class DayWriter:
         names = [self._app, "every day"] if table.contract.serial else [self._app]
         self._next = {name: (delta.transaction_version(name) or 0) + 1 for name in names}
 
-    def commit(self, frame: DataFrame, *, counts: Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]],
+    def commit(self, rows: DataFrame | WorkerRows, *, counts: Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]],
                inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
-        """Write `frame` as the new content of the day and make it visible.
+        """Write rows as the new content of the day and make it visible.
 
         Parameters
         ----------
-        frame : the day's rows, with every column of the contract.
+        rows : the day's rows, with every column of the contract that is not a partition's.
         counts : row accounting, kept in the commit; or a function of the rows as they lie on disk, called before they are visible.
         inputs : what the day was made from (kept in the commit; see `Table.is_current`).
-        arranged : the frame already has its final partitioning and order; else rows are spread by the first sort column.
+        arranged : a frame already has its final partitioning and order, as `WorkerRows` have; else its rows are spread by the
+            first sort column.
 
         Raises
         ------
-        ConflictError : another writer committed this day since `begin`. TableError : the frame does not meet the contract.
+        ConflictError : another writer committed this day since `begin`. TableError : the rows do not meet the contract.
         """
-        written = self._write(self._checked(frame, arranged))
+        self._check(rows)
+        written = self._written_by_workers(rows) if isinstance(rows, WorkerRows) else self._written_by_spark(rows, arranged)
         commit = self._summary(written, counts(written.rows) if callable(counts) else counts, inputs)
         previous = self.table.day(self.partition, self._delta)
         if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
@@ -122,35 +125,53 @@ class DayWriter:
         TableError : the day was never written, or these are not its rows. ConflictError : as `commit`.
         """
         before = self.table.day(self.partition, self._delta)
-        written = self._write(self._checked(frame, arranged=True))
+        self._check(frame)
+        written = self._written_by_spark(frame, arranged=True)
         if before is None or written.digest != before.digest:
             raise TableError(f"table {self.table.contract.name}, {self._app}: what was read is not what its newest commit wrote; "
                              "nothing was changed, build the day again")
         return self._publish(written, replace(before, written_at=time.time()))
 
-    def _checked(self, frame: DataFrame, arranged: bool) -> DataFrame:
-        contract = self.table.contract
-        missing = [c for c in contract.columns if c not in frame.columns]
+    def _check(self, rows: DataFrame | WorkerRows) -> None:
+        found = rows.schema.names
+        missing = [f.name for f in self._stored if f.name not in found]
         if missing:
-            raise TableError(f"table {contract.name}: the frame to write lacks the columns {', '.join(missing)}")
-        typed = [F.col(f.name).cast(f.dataType) for f in spark_schema(contract.schema) if f.name not in contract.partition]
+            raise TableError(f"table {self.table.contract.name}: the rows to write lack the columns {', '.join(missing)}")
+
+    @property
+    def _stored(self) -> pa.Schema:
+        """The columns that files hold: the folders hold those of the partition."""
+        contract = self.table.contract
+        return lenient(pa.schema([f for f in contract.schema if f.name not in contract.partition]))
+
+    def _folder(self) -> str:
+        return "/".join(f"{k}={quote(v)}" for k, v in self._ordered()) + f"/run={uuid.uuid4().hex}"
+
+    def _written_by_workers(self, rows: WorkerRows) -> "_Written":
+        if "://" in self.table.path:  # Spark reaches any file system; a worker only what is mounted
+            return self._written_by_spark(rows.frame, arranged=True)
+        folder = self._folder()
+        return self._read_back(rows.source.sparkSession, folder, rows.write(Path(self.table.path) / folder, self._stored))
+
+    def _written_by_spark(self, frame: DataFrame, arranged: bool) -> "_Written":
+        contract, folder = self.table.contract, self._folder()
         if not arranged:
             frame = frame.repartition(contract.sort[0]).sortWithinPartitions(*contract.sort)
-        return frame.select(*typed)
+        (frame.select(*(F.col(f.name).cast(f.dataType) for f in spark_schema(self._stored)))
+            .write.option("compression", "zstd").option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+            .option("parquet.block.size", str(256 << 20)).parquet(f"{self.table.path}/{folder}"))
+        return self._read_back(frame.sparkSession, folder, [""])
 
-    def _write(self, frame: DataFrame) -> "_Written":
-        folder = "/".join(f"{k}={quote(v)}" for k, v in self._ordered()) + f"/run={uuid.uuid4().hex}"
-        path = f"{self.table.path}/{folder}"
-        (frame.write.option("compression", "zstd").option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-            .option("parquet.block.size", str(256 << 20)).parquet(path))
-        # Read back what lies on disk: sizes and counts for the log, and the digest of the bytes that will be seen.
-        back = frame.sparkSession.read.schema(frame.schema).parquet(path)
-        sums = row_digest(back, frame.columns)
+    def _read_back(self, spark: SparkSession, folder: str, names: list[str]) -> "_Written":
+        """Look at what lies on disk: sizes and counts for the log, and the digest of the bytes that will be seen."""
+        schema = spark_schema(self._stored)
+        if not names:
+            return _Written(folder, [], _digest([]), spark.createDataFrame([], schema))
+        back = spark.read.schema(schema).parquet(*(f"{self.table.path}/{folder}/{name}".rstrip("/") for name in names))
+        sums = row_digest(back, back.columns)
         files = (back.groupBy(F.col("_metadata.file_name").alias("file"), F.col("_metadata.file_size").alias("size"))
                  .agg(F.count("*").alias("rows"), sums[0].alias("a"), sums[1].alias("b")).orderBy("file").collect())
-        total = [sum(int(f[c]) for f in files) % 2**128 for c in ("a", "b")]
-        digest = hashlib.sha256(f"{total} {sum(f.rows for f in files)}".encode()).hexdigest()[:32]
-        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], digest, back)
+        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], _digest(files), back)
 
     def _ordered(self) -> list[tuple[str, str]]:
         return [(k, self.partition[k]) for k in self.table.contract.partition]
@@ -194,6 +215,11 @@ class DayWriter:
                 time.sleep(0.05 * 2**attempt)
         raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
                             f"this run was made visible, run it again {reason}".rstrip())
+
+
+def _digest(files: list[Row]) -> str:
+    total = [sum(int(f[c]) for f in files) % 2**128 for c in ("a", "b")]
+    return hashlib.sha256(f"{total} {sum(f.rows for f in files)}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ available_time <= t. Both are one condition, `ready <= t`, with ready = max(time
 that was corrected or deleted is used up to its replaced_time: t < replaced_time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from pyspark.sql.types import StructType
 from feature_store.contracts import FLOWS
 from feature_store.recipe import Movelines
 from feature_store.session import spark_schema
+from feature_store.worker_rows import Work, WorkerRows
 from jobs.pieces import changes, lists, micros, offsets_of, pieces, plain, spans, user_starts
 
 CODE = ("jobs.context", "jobs.pieces")
@@ -38,7 +39,7 @@ _MAX_LOOKED_AT = 1_048_576
 
 
 def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, settings: Movelines,
-                 partitions: int | None = None) -> DataFrame:
+                 partitions: int | None = None) -> WorkerRows:
     """Attach to every cut what was known of its user then.
 
     One shuffle, by user. A task holds about `_CHUNK` rows (or one user, when that is more) and `_MAX_LOOKED_AT` tokens of context.
@@ -63,7 +64,8 @@ def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, setti
     spread = rows.repartition("user_id") if partitions is None else rows.repartition(partitions, "user_id")
     ordered = spread.sortWithinPartitions("user_id", "kind", "at", "visit", "cut")
     shape = StructType([*cuts.schema.fields, *spark_schema(_SCHEMA).fields])
-    return ordered.mapInArrow(_attach(to_arrow_schema(shape), settings), shape)
+    schema = to_arrow_schema(shape)
+    return WorkerRows(ordered, _attach(schema, settings), schema)
 
 
 def replaced_times() -> Column:
@@ -71,7 +73,7 @@ def replaced_times() -> Column:
     return F.coalesce("replaced_time", F.transform("event_time", lambda _: F.lit(None).cast("timestamp"))).alias("replaced_time")
 
 
-def _attach(schema: pa.Schema, settings: Movelines) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _attach(schema: pa.Schema, settings: Movelines) -> Work:
     def attach(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for piece in pieces(batches, user_starts, rows=_CHUNK):
             yield from _piece(piece.table.slice(0, piece.done), schema, settings)

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from feature_store.errors import TableError
 from feature_store.revision import source_digest
 from feature_store.tables import DayCommit, Lake, Table
+from feature_store.worker_rows import WorkerRows
 
 Status = Literal["built", "unchanged", "skipped"]
 Counts = Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]]
@@ -45,11 +46,11 @@ class Made:
 
     Attributes
     ----------
-    frame : the rows. counts : row accounting, or a function from the rows as written to it (so that nothing is computed twice).
-    arranged : the frame has its final partitioning and order.
+    rows : the rows. counts : row accounting, or a function from the rows as written to it (so that nothing is computed twice).
+    arranged : the rows have their final partitioning and order; always so for `WorkerRows`.
     """
 
-    frame: DataFrame
+    rows: DataFrame | WorkerRows
     counts: Counts
     arranged: bool = False
 
@@ -153,7 +154,7 @@ def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], ma
     def checked(back: DataFrame) -> dict[str, int]:
         return conserved(counts(back) if callable(counts) else counts, table.contract.name, ds)
 
-    after = writer.commit(made.frame, counts=checked, inputs=wanted, arranged=made.arranged)
+    after = writer.commit(made.rows, counts=checked, inputs=wanted, arranged=made.arranged)
     status: Status = "unchanged" if before and before.digest == after.digest else "built"
     return _result(table, after, status, started, changes(before.inputs, wanted) if before else "")
 

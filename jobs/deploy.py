@@ -99,7 +99,7 @@ def canary(pages: DataFrame, share: float) -> DataFrame:
 def scores_of(spark: SparkSession, pages: DataFrame, version: Version, registry: Registry) -> DataFrame:
     """The scores of all shown items by a version, one a row; kept until they are released."""
     archive = ship(spark, registry.folder(version), f"{version.name}-{version.version}")
-    return scored(pages, archive).select(F.explode("score").alias("score")).persist(StorageLevel.MEMORY_AND_DISK)
+    return scored(pages, archive).frame.select(F.explode("score").alias("score")).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def quantiles(scores: DataFrame) -> list[float]:

@@ -31,7 +31,7 @@ from feature_store.tables import Lake, Table, lenient
 from feature_store.vocabulary import Vocabulary
 from jobs.day import Made, build_day, day_start
 from jobs.evaluate import save
-from jobs.score import named, of_version, ship
+from jobs.score import of_version, ship
 from jobs.train import Spec
 from models.artifact import VOCABULARY, WEIGHTS, Weights, load_artifact, save_artifact
 from models.base import Model
@@ -147,12 +147,12 @@ def _item_side(spark: SparkSession, lake: Lake, version: Version, artifact: Path
         known = catalogue(spark, lake, ds)
         archive = ship(spark, artifact, f"{version.name}-{version.version}")
         rows = known.mapInArrow(partial(_sides, archive=archive), spark_schema(_ITEM))
-        return Made(named(rows, version, ds), lambda back: {"in": known.count(), "out": back.count()})
+        return Made(rows, lambda back: {"in": known.count(), "out": back.count()})
 
     build_day(lake.table("item_side"), ds, inputs, sides, **key)
     if isinstance(model, Tarq):
         rows = spark.createDataFrame(_books(model), spark_schema(_BOOK))
-        made = Made(named(rows, version, ds), lambda back: {"in": model.config.levels * model.config.codes, "out": back.count()})
+        made = Made(rows, lambda back: {"in": model.config.levels * model.config.codes, "out": back.count()})
         build_day(lake.table("code_books"), ds, inputs, lambda _: made, **key)
     found = item_side(lake.table("item_side"), ds, version)
     vectors = np.stack(found["vector"].to_numpy())

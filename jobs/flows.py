@@ -59,9 +59,8 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
     def make(_: object) -> Made:
         today = lake.read(spark, "movelines", [ds])
         movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
-        frame = with_context(cuts(today, recipe.flows), movelines, visits, recipe.movelines).withColumn("ds", F.lit(ds))
-        frame = frame.select(*FLOWS.columns)
-        return Made(frame, lambda rows: {**cut_counts(today, recipe.flows), "out": rows.count()}, arranged=True)
+        found = with_context(cuts(today, recipe.flows), movelines, visits, recipe.movelines)
+        return Made(found, lambda rows: {**cut_counts(today, recipe.flows), "out": rows.count()})
 
     inputs = partial(inputs_of, lake, {"movelines": days, "visits": days}, ["jobs.flows", "jobs.ragged", *CODE], config)
     return build_day(lake.table("flows"), ds, inputs, make)

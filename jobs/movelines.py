@@ -4,7 +4,7 @@ A user with more than `max_tokens_a_day` tokens keeps the ones that could be kno
 kept must not depend on what happens later, or a page of the morning would change with the events of the evening.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from feature_store.contracts import MOVELINES, Columns
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
+from feature_store.worker_rows import Work, WorkerRows
 from jobs.day import DayResult, Made, build_day, inputs_of
 from jobs.pieces import Piece, lists, micros, offsets_of, pieces, plain, user_starts
 
@@ -23,7 +23,7 @@ _TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "categor
 _SCHEMA = pa.schema([f for f in MOVELINES.schema if f.name != Columns.DS])
 
 
-def movelines(events: DataFrame, max_tokens: int, delay_s: int = 0) -> DataFrame:
+def movelines(events: DataFrame, max_tokens: int, delay_s: int = 0) -> WorkerRows:
     """One row a user: tokens in the order (event_time, seq, event_id, available_time), as lists; each version of an event is one.
 
     Parameters
@@ -38,10 +38,10 @@ def movelines(events: DataFrame, max_tokens: int, delay_s: int = 0) -> DataFrame
     order = (Columns.USER, Columns.EVENT_TIME, "seq", "event_id", Columns.AVAILABLE_TIME)
     ordered = (events.select(Columns.USER, *_TOKEN, "seq", "event_id").repartition(Columns.USER).sortWithinPartitions(*order)
                .select(Columns.USER, *_TOKEN))
-    return ordered.mapInArrow(_gather(max_tokens, delay_s), spark_schema(_SCHEMA))
+    return WorkerRows(ordered, _gather(max_tokens, delay_s), _SCHEMA)
 
 
-def _gather(cap: int, delay_s: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _gather(cap: int, delay_s: int) -> Work:
     def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for piece in pieces(batches, user_starts, trim=lambda rest: rest.take(_first_ready(rest, cap, delay_s))):
             yield _rows(piece, cap, delay_s)
@@ -92,12 +92,12 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
 
     def make(_: object) -> Made:
         events = lake.read(spark, "events", [ds])
-        frame = movelines(events, settings.max_tokens_a_day, settings.delay_s).withColumn(Columns.DS, F.lit(ds))
+        rows = movelines(events, settings.max_tokens_a_day, settings.delay_s)
 
         def counts(written: DataFrame) -> dict[str, int]:
             sums = written.agg(F.sum("n_tokens").alias("out"), F.sum("n_over_cap").alias("over")).first()
             return {"in": events.count(), "out": int(sums["out"] or 0), "over_cap": int(sums["over"] or 0)}
 
-        return Made(frame, counts, arranged=True)
+        return Made(rows, counts)
 
     return build_day(lake.table("movelines"), ds, lambda: inputs_of(lake, {"events": [ds]}, _CODE, config), make)

@@ -12,7 +12,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from feature_store.contracts import PAGES, Columns
+from feature_store.contracts import PAGES
 from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_limit
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
@@ -132,8 +132,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
         cuts = pages(rows, item_versions(lake.read(spark, "items", reads["items"]), ds), cut == "at_click")
         movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
-        frame = with_context(cuts, movelines, visits, recipe.movelines, buckets).withColumn(Columns.DS, F.lit(ds))
-        return Made(frame.select(*PAGES.columns), partial(_written, counts), arranged=True)
+        return Made(with_context(cuts, movelines, visits, recipe.movelines, buckets), partial(_written, counts))
 
     try:
         return build_day(table, ds, inputs, make)

@@ -19,8 +19,8 @@ from pyspark.sql import functions as F
 
 from feature_store.contracts import PAIR_COUNTS, PAIR_KINDS, PAIRS
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
+from feature_store.worker_rows import WorkerRows
 from jobs.day import DayResult, Made, build_day, inputs_of
 from jobs.ragged import Flags, Keys, Longs, counted, mixed, smallest
 
@@ -31,8 +31,8 @@ _WEIGHT_UNITS = 1_000_000
 _CO_CLICK, _CO_NON_CLICK, _MONO_CLICK = range(len(PAIR_KINDS))
 
 
-def sampled_pairs(pages: DataFrame, max_a_page: int, block: int = _BLOCK) -> DataFrame:
-    """Pages -> rows of the PAIRS contract, one a page.
+def sampled_pairs(pages: DataFrame, max_a_page: int, block: int = _BLOCK) -> WorkerRows:
+    """Pages -> rows of the PAIRS contract, one a page, in its order within the partitions of `pages`.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def sampled_pairs(pages: DataFrame, max_a_page: int, block: int = _BLOCK) -> Dat
         *(F.col(f"shown.{name}_id").alias(f"_{name}") for name in ("item", "category")), F.col("shown.clicked").alias("_clicked"),
         F.transform("shown", lambda s: F.xxhash64(F.lit(_SEED), s["item_id"])).alias("_item_key"),
         F.xxhash64(F.lit(_SEED), "page_id").alias("_page_key"))
-    return keyed.mapInArrow(partial(_sample_batches, cap=max_a_page, block=block), spark_schema(PAIRS.schema))
+    work = partial(_sample_batches, cap=max_a_page, block=block)
+    return WorkerRows(keyed.sortWithinPartitions(*PAIRS.sort), work, PAIRS.schema)
 
 
 def exact_counts(pages: DataFrame) -> DataFrame:

@@ -20,11 +20,11 @@ from feature_store.contracts import RETRIEVED
 from feature_store.errors import ModelError, TableError
 from feature_store.home import lake_root
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake, lenient
+from feature_store.worker_rows import WorkerRows
 from jobs.context import CODE, CONTEXT_COLUMNS, with_context
 from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
-from jobs.score import named, ship
+from jobs.score import ship
 from models.artifact import describe
 from models.registry import Registry, Version
 from models.retriever import Retriever
@@ -54,8 +54,8 @@ def retrieve(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, version: 
         cuts = lake.read(spark, "movelines", [ds]).select("user_id").distinct().withColumn(
             "cut_time", F.lit(day_start(ds) + timedelta(1)))
         walks = with_context(cuts, lake.read(spark, "movelines", days), lake.read(spark, "visits", days), recipe.movelines)
-        found = retrieved(walks, archive, most)
-        return Made(named(found, version, ds), lambda back: {"in": movelines.rows, "out": back.count()}, arranged=True)
+        found = retrieved(walks.frame, archive, most)
+        return Made(found, lambda back: {"in": movelines.rows, "out": back.count()})
 
     inputs = partial(inputs_of, lake, {"movelines": days, "visits": days}, _MODULES, config)
     return build_day(lake.table("retrieved"), ds, inputs, make, model=version.name, model_version=str(version.version))
@@ -79,10 +79,10 @@ def candidates(movelines: DataFrame) -> DataFrame:
     return tokens.where("item_id is not null").groupBy("item_id").agg(newest)
 
 
-def retrieved(walks: DataFrame, archive: str, most: int) -> DataFrame:
+def retrieved(walks: DataFrame, archive: str, most: int) -> WorkerRows:
     """user_id, cut_time and the lists item_id and score of each row of walks, in the same order."""
     work = partial(_retrieved, archive=archive, most=most)
-    return walks.select("user_id", "cut_time", *CONTEXT_COLUMNS).mapInArrow(work, spark_schema(_MADE))
+    return WorkerRows(walks.select("user_id", "cut_time", *CONTEXT_COLUMNS), work, _MADE)
 
 
 def _retrieved(batches: Iterator[pa.RecordBatch], archive: str, most: int) -> Iterator[pa.RecordBatch]:

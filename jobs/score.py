@@ -16,15 +16,14 @@ import numpy as np
 import pyarrow as pa
 from pyspark import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from feature_store.contracts import SCORES
 from feature_store.errors import ModelError, TableError
 from feature_store.home import lake_root
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
-from feature_store.session import spark_schema
 from feature_store.tables import Lake, Table, lenient
+from feature_store.worker_rows import WorkerRows
 from jobs.day import DayResult, Made, build_day
 from models.artifact import describe
 from models.ranker import INPUT, Ranker
@@ -70,7 +69,7 @@ def score_day(spark: SparkSession, lake: Lake, ds: str, version: Version, archiv
     def make(_: object) -> Made:
         rows = scored(pages.read(spark, [ds]), archive)
         # Pages lie by user already.
-        return Made(named(rows, version, ds), lambda back: {"in": found.rows, "out": back.count()}, arranged=True)
+        return Made(rows, lambda back: {"in": found.rows, "out": back.count()})
 
     before = spark.conf.get(_BATCH)
     spark.conf.set(_BATCH, str(PAGES_AT_ONCE))
@@ -92,9 +91,9 @@ def ship(spark: SparkSession, folder: Path, name: str) -> str:
     return place
 
 
-def scored(pages: DataFrame, archive: str) -> DataFrame:
+def scored(pages: DataFrame, archive: str) -> WorkerRows:
     """Rows of the table `pages` -> page_id, user_id, cut_time, scenario, item_id, position and score of each, in the same order."""
-    return pages.select(*INPUT).mapInArrow(partial(_scored, archive=archive), spark_schema(_MADE))
+    return WorkerRows(pages.select(*INPUT), partial(_scored, archive=archive), _MADE)
 
 
 def _scored(batches: Iterator[pa.RecordBatch], archive: str) -> Iterator[pa.RecordBatch]:
@@ -125,11 +124,6 @@ def scores_of(table: Table, ds: str, version: Version) -> pa.Table:
     wanted = ["page_id", "item_id", "position", "score", "model", "model_version"]
     found = table.read_arrow([ds], wanted)
     return found.filter(of_version(found, version)).drop_columns(["model", "model_version"])
-
-
-def named(rows: DataFrame, version: Version, ds: str) -> DataFrame:
-    """Rows with the columns that say which version made them, and of which day."""
-    return rows.withColumns({"model": F.lit(version.name), "model_version": F.lit(str(version.version)), "ds": F.lit(ds)})
 
 
 def of_version(found: pa.Table, version: Version) -> pa.Array:

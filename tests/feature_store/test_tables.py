@@ -113,7 +113,7 @@ def test_orphans_are_removed_only_past_the_age(spark: SparkSession, lake: Lake) 
 
 
 def test_missing_columns_and_unknown_tables_are_named(spark: SparkSession, lake: Lake) -> None:
-    with pytest.raises(TableError, match="lacks the columns first_time"):
+    with pytest.raises(TableError, match="lack the columns first_time"):
         write(lake.table("vocabulary"), vocabulary(spark, ["a"]).drop("first_time"))
     with pytest.raises(TableError, match="no table is called 'nope'"):
         lake.table("nope")

@@ -32,7 +32,7 @@ def random_log(seed: int, users: int, delay: int) -> list[Row]:
 
 def tables(spark: SparkSession, events: list[Row], settings: Movelines, patience: int) -> tuple[DataFrame, DataFrame]:
     days = {ds: [e for e in events if e["ds"] == ds] for ds in sorted({e["ds"] for e in events})}
-    lines = [movelines(frame(spark, "events", rows), settings.max_tokens_a_day, settings.delay_s) for rows in days.values()]
+    lines = [movelines(frame(spark, "events", rows), settings.max_tokens_a_day, settings.delay_s).frame for rows in days.values()]
     every = lines[0]
     for line in lines[1:]:
         every = every.unionByName(line)
@@ -85,7 +85,7 @@ def test_every_cut_knows_what_the_oracle_knows(spark: SparkSession, tokens: int,
     patience = max(delay, 60)
     events = random_log(tokens, 60, patience)
     lines, stays = tables(spark, events, settings, patience)
-    rows = context.with_context(cut_frame(spark, events, 1), lines, stays, settings)
+    rows = context.with_context(cut_frame(spark, events, 1), lines, stays, settings).frame
     assert rows.count() == 401
     compare(rows, events, settings, patience)
 
@@ -97,7 +97,7 @@ def test_content_does_not_depend_on_partitions_or_on_the_size_of_a_step(spark: S
     cuts = cut_frame(spark, events, 2)
     digests = []
     for parts in (1, 7):
-        rows = context.with_context(cuts.repartition(parts), lines.repartition(parts), stays.repartition(parts), settings, parts)
+        rows = context.with_context(cuts.repartition(parts), lines.repartition(parts), stays.repartition(parts), settings, parts).frame
         digests.append(rows.agg(*row_digest(rows, rows.columns)).first())
     assert digests[0] == digests[1]
 
@@ -117,7 +117,7 @@ def test_a_user_with_thousands_of_late_tokens_and_cuts_is_exact(spark: SparkSess
     lines, stays = tables(spark, events, settings, 0)
     time = F.lit(at(0)) + F.make_dt_interval(secs=F.col("id") * 20)
     cuts = spark.range(2_000).select(F.lit("huge").alias("user_id"), time.alias("cut_time"))
-    rows = context.with_context(cuts, lines, stays, settings)
+    rows = context.with_context(cuts, lines, stays, settings).frame
     compare(rows.where(F.pmod(F.unix_micros("cut_time") / 1_000_000, F.lit(1_000)) == 0), events, settings, 0)
     assert rows.count() == 2_000
 
@@ -126,7 +126,7 @@ def test_a_cut_carries_its_own_columns_and_a_user_without_history_has_empty_list
     shape = "user_id string, cut_time timestamp, mine array<int>, empty string"
     cuts = spark.createDataFrame([("nobody", at(5), [1, None], None)], shape)
     lines, stays = tables(spark, [event("u", 1)], Movelines(), 0)
-    row = context.with_context(cuts, lines, stays, Movelines()).first()
+    row = context.with_context(cuts, lines, stays, Movelines()).frame.first()
     assert (row.user_id, row.mine, row.empty) == ("nobody", [1, None], None) and row.moveline_time == row.visit_time == []
 
 
@@ -134,5 +134,5 @@ def test_the_token_of_the_same_microsecond_is_not_used(spark: SparkSession) -> N
     events = [event("u", 10, 1), event("u", 10.000001, 2), event("u", 9, 3, available_time=at(10.5))]
     lines, stays = tables(spark, events, Movelines(), 0)
     cuts = spark.createDataFrame([("u", at(10)), ("u", at(10.000001)), ("u", at(10.5))], "user_id string, cut_time timestamp")
-    rows = context.with_context(cuts, lines, stays, Movelines()).orderBy("cut_time").collect()
+    rows = context.with_context(cuts, lines, stays, Movelines()).frame.orderBy("cut_time").collect()
     assert [len(r.moveline_time) for r in rows] == [0, 1, 3] and ds_of(at(9)) == "2026-01-05"

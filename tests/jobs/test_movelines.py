@@ -57,7 +57,7 @@ def random_log(seed: int, users: int = 300) -> list[Row]:
 @pytest.mark.parametrize(("cap", "delay"), [(10_000, 0), (6, 0), (6, 900)])
 def test_every_user_has_the_tokens_of_the_oracle(spark: SparkSession, small_batches: None, cap: int, delay: int) -> None:
     events = random_log(1)
-    assert found(job.movelines(frame(spark, "events", events), cap, delay)) == expected(events, cap, delay)
+    assert found(job.movelines(frame(spark, "events", events), cap, delay).frame) == expected(events, cap, delay)
 
 
 def test_pieces_smaller_than_a_user_give_the_same(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_pieces_smaller_than_a_user_give_the_same(spark: SparkSession, monkeypat
 def test_the_cap_keeps_the_same_tokens_whatever_happens_later(spark: SparkSession) -> None:
     morning = [event("u", n, n) for n in range(5)]
     evening = [event("u", 50_000 + n, 100 + n) for n in range(50)]
-    rows = job.movelines(frame(spark, "events", morning + evening), 5).first()
+    rows = job.movelines(frame(spark, "events", morning + evening), 5).frame.first()
     assert [t.timestamp() for t in rows.event_time] == [e["event_time"].timestamp() for e in morning] and rows.n_over_cap == 50
 
 
@@ -86,7 +86,7 @@ def test_content_does_not_depend_on_partitions(spark: SparkSession) -> None:
     events = frame(spark, "events", random_log(3, users=60))
     digests = []
     for parts in (1, 7):
-        rows = job.movelines(events.repartition(parts), 8)
+        rows = job.movelines(events.repartition(parts), 8).frame
         digests.append(rows.agg(*row_digest(rows, rows.columns)).first())
     assert digests[0] == digests[1]
 

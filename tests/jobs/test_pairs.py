@@ -72,11 +72,11 @@ def test_without_a_cap_pairs_equal_a_naive_self_join(spark: SparkSession, block:
     frame = pages(spark, random_pages(1, 60, 9))
     frame.createOrReplaceTempView("pages")
     naive = sorted(tuple(r) for r in spark.sql(NAIVE).collect())
-    assert flat(sampled_pairs(frame, 1_000, block)) == naive and len(naive) > 300
+    assert flat(sampled_pairs(frame, 1_000, block).frame) == naive and len(naive) > 300
 
 
 def test_a_pair_carries_the_categories_of_its_items(spark: SparkSession) -> None:
-    rows = sampled_pairs(pages(spark, random_pages(3, 40, 9)), 5).collect()
+    rows = sampled_pairs(pages(spark, random_pages(3, 40, 9)), 5).frame.collect()
     pairs = [(item, own) for row in rows for side in ("left", "right")
              for item, own in zip(row[f"{side}_item"], row[f"{side}_category"], strict=True)]
     assert all(own == category(item) for item, own in pairs)
@@ -85,7 +85,7 @@ def test_a_pair_carries_the_categories_of_its_items(spark: SparkSession) -> None
 
 def test_exact_counts_equal_the_naive_counts_and_the_closed_form(spark: SparkSession) -> None:
     frame = pages(spark, random_pages(2, 80, 12))
-    rows = {r.page_id: r for r in sampled_pairs(frame, 3).collect()}
+    rows = {r.page_id: r for r in sampled_pairs(frame, 3).frame.collect()}
     frame.createOrReplaceTempView("pages")
     by_kind = f"select page_id, kind, count(*) from ({NAIVE}) t(page_id, a, b, kind, w) group by 1, 2"
     naive = {(r[0], r[1]): r[2] for r in spark.sql(by_kind).collect()}
@@ -102,7 +102,7 @@ def test_a_page_without_clicks_of_one_item_of_none_and_with_items_nobody_viewed(
     shown: dict[str, Shown] = {
         "no click": [("b", True, False), ("a", True, False), ("c", True, False)], "one": [("a", True, True)], "none": [],
         "unseen": [("a", True, True), ("b", False, True), ("c", True, False)]}
-    rows = {r.page_id: r for r in sampled_pairs(pages(spark, shown), 9).collect()}
+    rows = {r.page_id: r for r in sampled_pairs(pages(spark, shown), 9).frame.collect()}
     assert {p: (r.n_items, r.n_clicked, r.co_click, r.co_non_click, r.mono_click) for p, r in rows.items()} == {
         "no click": (3, 0, 0, 3, 0), "one": (1, 1, 0, 0, 0), "none": (0, 0, 0, 0, 0), "unseen": (2, 1, 0, 0, 1)}
     assert list(zip(rows["no click"].left_item, rows["no click"].right_item, strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -113,7 +113,7 @@ def test_a_page_without_clicks_of_one_item_of_none_and_with_items_nobody_viewed(
 def test_a_page_far_over_the_block_gives_the_same_sample_as_in_one_piece(spark: SparkSession) -> None:
     long: dict[str, Shown] = {f"p{n}": [(f"i{k:04d}", True, k % 9 == n) for k in range(700)] for n in range(2)}
     frame = pages(spark, long).coalesce(1)
-    small, whole = (flat(sampled_pairs(frame, 20, block)) for block in (5_000, 1 << 20))
+    small, whole = (flat(sampled_pairs(frame, 20, block).frame) for block in (5_000, 1 << 20))
     assert small == whole and len(whole) == 2 * 3 * 20
 
 
@@ -130,7 +130,7 @@ def test_the_sample_does_not_depend_on_partitions_or_order(spark: SparkSession, 
 def test_weighted_counts_are_unbiased_over_many_pages(spark: SparkSession) -> None:
     """400 pages show the same 12 items with the same 4 clicks: each pair is expected 400 times, of any cap."""
     shown: dict[str, Shown] = {f"p{n}": [(f"i{k:02d}", True, k < 4) for k in range(12)] for n in range(400)}
-    rows = pair_counts(sampled_pairs(pages(spark, shown), 5)).collect()
+    rows = pair_counts(sampled_pairs(pages(spark, shown), 5).frame).collect()
     assert len(rows) == 66
     for kind, count in zip(PAIR_KINDS, (6, 28, 32), strict=True):
         totals = np.array([r[kind] for r in rows if r[kind]])
@@ -146,7 +146,7 @@ def test_two_items_count_in_each_kind_they_were(spark: SparkSession) -> None:
     shown: dict[str, Shown] = {"p1": [("a", True, True), ("b", True, True)], "p2": [("b", True, False), ("a", True, True)],
                                "p3": [("b", True, True), ("a", True, True)], "p4": [("b", True, False), ("c", True, False)]}
     rows = {(r.item_a, r.item_b): (r.co_click, r.co_non_click, r.mono_click, r.ds)
-            for r in pair_counts(sampled_pairs(pages(spark, shown), 9)).collect()}
+            for r in pair_counts(sampled_pairs(pages(spark, shown), 9).frame).collect()}
     assert rows == {("a", "b"): (2.0, 0.0, 1.0, DAY), ("b", "c"): (0.0, 1.0, 0.0, DAY)}
 
 
@@ -168,7 +168,7 @@ def test_building_twice_skips_and_an_unchanged_output_stops_the_spreading(spark:
 
 def test_an_empty_day_has_no_pairs(spark: SparkSession) -> None:
     empty = pages(spark, {})
-    assert sampled_pairs(empty, 5).count() == 0 and pair_counts(sampled_pairs(empty, 5)).count() == 0
+    assert sampled_pairs(empty, 5).frame.count() == 0 and pair_counts(sampled_pairs(empty, 5).frame).count() == 0
     assert exact_counts(empty).count() == 0
 
 

@@ -63,7 +63,7 @@ def found_of(lake: Lake, made: Version) -> dict[str, tuple[list[str], list[float
 def walks(spark: SparkSession, lake: Lake) -> pa.Table:
     cuts = lake.read(spark, "movelines", [DAY]).select("user_id").withColumn(
         "cut_time", F.lit(datetime(2026, 1, 5, tzinfo=UTC) + timedelta(1)))
-    return with_context(cuts, lake.read(spark, "movelines"), lake.read(spark, "visits"), RECIPE.movelines).toArrow()
+    return with_context(cuts, lake.read(spark, "movelines"), lake.read(spark, "visits"), RECIPE.movelines).frame.toArrow()
 
 
 def categories(lake: Lake) -> dict[str, str]:
