@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame
 from feature_store.session import spark_schema
 
 Work = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-_GROUP_BYTES = 64 << 20
+_GROUP_BYTES = 256 << 20
 """Arrow bytes of a row group, and so what a worker holds beside what it works on."""
 _SUMMED_BYTES = 4_096
 

@@ -97,7 +97,8 @@ def test_content_does_not_depend_on_partitions_or_on_the_size_of_a_step(spark: S
     cuts = cut_frame(spark, events, 2)
     digests = []
     for parts in (1, 7):
-        rows = context.with_context(cuts.repartition(parts), lines.repartition(parts), stays.repartition(parts), settings, parts).frame
+        made = context.with_context(cuts.repartition(parts), lines.repartition(parts), stays.repartition(parts), settings, parts)
+        rows = made.frame
         digests.append(rows.agg(*row_digest(rows, rows.columns)).first())
     assert digests[0] == digests[1]
 
