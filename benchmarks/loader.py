@@ -1,6 +1,6 @@
 """Pages a second of the loader against a raw `pyarrow.dataset` scan of the same files and two rivals, in the same run.
 
-    PYTHONPATH=. python benchmarks/loader.py [--rows 400000] [--rounds 3]
+    PYTHONPATH=. python benchmarks/loader.py [--rows 400000] [--rounds 3] [--epochs 5]
 
 Synthetic pages with three ragged columns of mean length 50. `loader` reads every row group through petastorm and makes
 KeyedJaggedTensors of the three columns; `shuffled` also permutes the pages within buffers of row groups, as training does.
@@ -10,7 +10,7 @@ shuffled, cut into batches of 4,096 shown items, every index checked, all 15 fea
 scans the same columns.
 
 The rivals read the three columns: `padded` through petastorm's own reader and a transform that pads, `plain` by torch's DataLoader.
-Then `loader` and `batches` run five epochs, each in a process of its own, whose memory is looked at after every epoch. Prints a
+Then `loader` and `batches` run some epochs, each in a process of its own, whose memory is looked at after every epoch. Prints a
 table and, on the last line, JSON; the exit code is 1 when the loader is below its share of a raw scan.
 """
 
@@ -46,7 +46,6 @@ ROWS_A_GROUP = 8_000
 """As many bytes as `PAGES_A_GROUP` encoded pages, with their 31 columns, have."""
 PAGES_A_GROUP = 2_000
 FILES = 4
-EPOCHS = 5
 LEAST = 0.85
 """The share of a raw scan that the loader must reach."""
 
@@ -133,18 +132,18 @@ def plain(files: list[str], workers: int) -> int:
     return loader_rivals.plain(files, COLUMNS)
 
 
-def held(way: Way, files: list[str], workers: int) -> list[float]:
+def held(way: Way, files: list[str], workers: int, epochs: int) -> list[float]:
     """Megabytes of this process after every epoch."""
     found = []
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         way(files, workers)
         found.append(round(psutil.Process().memory_info().rss / 1e6, 1))
     return found
 
 
-def memory(way: Way, files: list[str], workers: int) -> list[float]:
+def memory(way: Way, files: list[str], epochs: int) -> list[float]:
     """`held` in a new process."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--held", way.__name__, "--files", *files]
+    command = [sys.executable, str(Path(__file__).resolve()), "--held", way.__name__, "--epochs", str(epochs), "--files", *files]
     return answer(command)
 
 
@@ -173,12 +172,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5, help="after which memory is looked at")
     parser.add_argument("--held", help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     workers = os.cpu_count() or 1
     if given.held:
-        print(json.dumps(held({"loader": loader, "batches": batches}[given.held], given.files, workers)))
+        print(json.dumps(held({"loader": loader, "batches": batches}[given.held], given.files, workers, given.epochs)))
         return
     scans: dict[Way, Way] = {**dict.fromkeys((raw, loader, shuffled, padded, plain), raw),
                              **dict.fromkeys((raw_pages, batches), raw_pages)}
@@ -189,7 +189,7 @@ def main() -> None:
         for _ in range(given.rounds):  # interleaved: what else runs on the machine disturbs all of them
             for way, own in rates.items():
                 own.add(way, *((pages, workers, given.rows // 4) if way in (raw_pages, batches) else (lists, workers, given.rows)))
-        epochs = {way.__name__: memory(way, files, workers) for way, files in ((loader, lists), (batches, pages))}
+        epochs = {way.__name__: memory(way, files, given.epochs) for way, files in ((loader, lists), (batches, pages))}
     of_raw = {way.__name__: own.ratios(rates[scans[way]]) for way, own in rates.items()}
     times = {rival.__name__: rates[loader].ratios(rates[rival]) for rival in (padded, plain)}
     print(f"{'':10s}{'pages/s':>12s}{'of its raw scan':>17s}{'pages/CPU s':>14s}{'of its raw scan':>17s}")
@@ -199,7 +199,7 @@ def main() -> None:
     for name, (by_clock, in_cpu) in times.items():
         print(f"the loader is {by_clock:.1f} times as fast as {name}; {in_cpu:.1f} times in CPU")
     for name, megabytes in epochs.items():
-        print(f"{name}: MB after epochs 1 to {EPOCHS}: {', '.join(map(str, megabytes))}")
+        print(f"{name}: MB after epochs 1 to {given.epochs}: {', '.join(map(str, megabytes))}")
     print(json.dumps({"rows": given.rows, "workers": workers, "rounds": given.rounds, "load": os.getloadavg()[0], "ratios": of_raw,
                       "times": times, "mb": epochs, **{way.__name__: vars(own) for way, own in rates.items()}}))
     if of_raw[loader.__name__][0] < LEAST:
