@@ -4,8 +4,8 @@
 
 `user` and `scene` go through the stages of `benchmarks/moveline_build.py`, `page` through the job of `benchmarks/pairs.py`. Every
 task gets a Python worker of its own (Spark's reuse is off, so the seconds are higher than there), whose largest memory is looked at
-ten times a second: where our code runs. CPU seconds are not told: Spark's daemon does not add up those of workers that ended. Goal: at most 1.5 times the seconds, and no worker above 2 times the median one. Prints a
-table and, on the last line, JSON.
+ten times a second: where our code runs. CPU seconds are not told: Spark's daemon does not add up those of workers that ended.
+Goal: at most 1.5 times the seconds, and no worker above 2 times the median one. Prints a table and, on the last line, JSON.
 """
 
 import argparse
