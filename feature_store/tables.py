@@ -21,13 +21,13 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType
 
 from feature_store.contracts import CONTRACTS, Contract
 from feature_store.errors import ConflictError, TableError, full_disk
 from feature_store.revision import code_revision
+from feature_store.row_digest import digest_of_files, row_digest
 from feature_store.session import spark_schema
 from feature_store.worker_rows import WorkerRows
 
@@ -62,23 +62,6 @@ class DayCommit:
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """Digest of a mapping of plain values, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def row_digest(frame: DataFrame, columns: Iterable[str]) -> tuple[Column, Column]:
-    """Two aggregate expressions whose values name the rows of a frame, whatever their order or partitioning."""
-    row = F.xxhash64(*(part for c in columns for part in _hashable(F.col(f"`{c}`"), frame.schema[c].dataType)))
-    # The second sum hashes the hash, not the row again: reading long lists twice was half the time of a day of pairs.
-    return tuple(F.sum(own.cast("decimal(38,0)")) for own in (row, F.xxhash64(F.lit(2), row)))  # type: ignore[return-value]
-
-
-def _hashable(column: Column, kind: DataType) -> list[Column]:
-    # A null is hashed as nothing, so that ("a", null) and (null, "a") would be equal without the marks.
-    if isinstance(kind, MapType):
-        column, kind = F.array_sort(F.map_entries(column)), ArrayType(kind.valueType)
-    if not isinstance(kind, ArrayType):
-        return [column.isNull(), column]
-    nulls = F.when(F.exists(column, lambda own: own.isNull()), F.transform(column, lambda own: own.isNull()))
-    return [column.isNull(), F.size(column), nulls, column]
 
 
 class DayWriter:
@@ -151,7 +134,8 @@ class DayWriter:
         if "://" in self.table.path:  # Spark reaches any file system; a worker only what is mounted
             return self._written_by_spark(rows.frame, arranged=True)
         folder = self._folder()
-        return self._read_back(rows.source.sparkSession, folder, rows.write(Path(self.table.path) / folder, self._stored))
+        names = rows.write(Path(self.table.path) / folder, self._stored)
+        return self._read_back(rows.source.sparkSession, folder, [f"{self.table.path}/{folder}/{name}" for name in names])
 
     def _written_by_spark(self, frame: DataFrame, arranged: bool) -> "_Written":
         contract, folder = self.table.contract, self._folder()
@@ -160,18 +144,18 @@ class DayWriter:
         (frame.select(*(F.col(f.name).cast(f.dataType) for f in spark_schema(self._stored)))
             .write.option("compression", "zstd").option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
             .option("parquet.block.size", str(256 << 20)).parquet(f"{self.table.path}/{folder}"))
-        return self._read_back(frame.sparkSession, folder, [""])
+        return self._read_back(frame.sparkSession, folder, [f"{self.table.path}/{folder}"])
 
-    def _read_back(self, spark: SparkSession, folder: str, names: list[str]) -> "_Written":
+    def _read_back(self, spark: SparkSession, folder: str, paths: list[str]) -> "_Written":
         """Look at what lies on disk: sizes and counts for the log, and the digest of the bytes that will be seen."""
         schema = spark_schema(self._stored)
-        if not names:
-            return _Written(folder, [], _digest([]), spark.createDataFrame([], schema))
-        back = spark.read.schema(schema).parquet(*(f"{self.table.path}/{folder}/{name}".rstrip("/") for name in names))
+        if not paths:
+            return _Written(folder, [], digest_of_files([]), spark.createDataFrame([], schema))
+        back = spark.read.schema(schema).parquet(*paths)
         sums = row_digest(back, back.columns)
         files = (back.groupBy(F.col("_metadata.file_name").alias("file"), F.col("_metadata.file_size").alias("size"))
                  .agg(F.count("*").alias("rows"), sums[0].alias("a"), sums[1].alias("b")).orderBy("file").collect())
-        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], _digest(files), back)
+        return _Written(folder, [(unquote(f.file), f.size, f.rows) for f in files], digest_of_files(files), back)
 
     def _ordered(self) -> list[tuple[str, str]]:
         return [(k, self.partition[k]) for k in self.table.contract.partition]
@@ -215,11 +199,6 @@ class DayWriter:
                 time.sleep(0.05 * 2**attempt)
         raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
                             f"this run was made visible, run it again {reason}".rstrip())
-
-
-def _digest(files: list[Row]) -> str:
-    total = [sum(int(f[c]) for f in files) % 2**128 for c in ("a", "b")]
-    return hashlib.sha256(f"{total} {sum(f.rows for f in files)}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

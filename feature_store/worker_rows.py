@@ -74,13 +74,15 @@ def _write_part(batches: Iterator[pa.RecordBatch], work: Work, folder: Path, sch
 
 
 def _groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
+    held, size = list[pa.RecordBatch](), 0
     for batch in batches:
-        if batch.num_rows:
-            held.append(batch.select(schema.names))
-        if sum(own.nbytes for own in held) >= _GROUP_BYTES:
+        if not batch.num_rows:
+            continue
+        held.append(batch.select(schema.names))
+        size += held[-1].nbytes
+        if size >= _GROUP_BYTES:
             yield pa.Table.from_batches(held).cast(schema)
-            held = []
+            held, size = [], 0
     if held:
         yield pa.Table.from_batches(held).cast(schema)
 

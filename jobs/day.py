@@ -47,12 +47,10 @@ class Made:
     Attributes
     ----------
     rows : the rows. counts : row accounting, or a function from the rows as written to it (so that nothing is computed twice).
-    arranged : the rows have their final partitioning and order; always so for `WorkerRows`.
     """
 
     rows: DataFrame | WorkerRows
     counts: Counts
-    arranged: bool = False
 
 
 def days_until(ds: str, days: int) -> list[str]:
@@ -154,7 +152,7 @@ def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], ma
     def checked(back: DataFrame) -> dict[str, int]:
         return conserved(counts(back) if callable(counts) else counts, table.contract.name, ds)
 
-    after = writer.commit(made.rows, counts=checked, inputs=wanted, arranged=made.arranged)
+    after = writer.commit(made.rows, counts=checked, inputs=wanted)
     status: Status = "unchanged" if before and before.digest == after.digest else "built"
     return _result(table, after, status, started, changes(before.inputs, wanted) if before else "")
 

@@ -8,7 +8,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import MOVELINES
-from feature_store.tables import Lake, Table, row_digest
+from feature_store.row_digest import row_digest
+from feature_store.tables import Lake, Table
 from jobs.day import day_start
 
 _HISTORIES = ("movelines", "visits")

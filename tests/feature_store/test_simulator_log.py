@@ -8,9 +8,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.recipe import Recipe, load_recipe
+from feature_store.row_digest import row_digest
 from feature_store.simulator import raw
 from feature_store.simulator.settings import settings_of
-from feature_store.tables import row_digest
 from jobs import simulate as job
 from jobs.simulate import LOGS, STAMP, is_current, simulate
 

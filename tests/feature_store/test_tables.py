@@ -12,8 +12,9 @@ from pyspark.sql import DataFrame, SparkSession
 from feature_store.contracts import CONTRACTS
 from feature_store.errors import ConflictError, TableError
 from feature_store.revision import code_revision
+from feature_store.row_digest import row_digest
 from feature_store.session import spark_schema
-from feature_store.tables import Lake, Table, row_digest
+from feature_store.tables import Lake, Table
 
 DAY = "2026-01-05"
 

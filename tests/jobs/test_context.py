@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.recipe import Movelines
-from feature_store.tables import row_digest
+from feature_store.row_digest import row_digest
 from jobs import context
 from jobs.movelines import movelines
 from jobs.visits import visits, walk

@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_store.errors import TableError
-from feature_store.tables import Lake, row_digest
+from feature_store.row_digest import row_digest
+from feature_store.tables import Lake
 from jobs import movelines as job
 from jobs.day import conserved
 from tests.jobs.naive import DAY, Row, by_user, event, frame, naive_order, random_events, ready, recipe

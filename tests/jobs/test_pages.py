@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from feature_store.errors import InputError
-from feature_store.tables import Lake, row_digest
+from feature_store.row_digest import row_digest
+from feature_store.tables import Lake
 from jobs import pages as job
 from jobs.context import CONTEXT_COLUMNS
 from jobs.movelines import build as build_movelines

@@ -7,7 +7,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_store.contracts import VISITS
-from feature_store.tables import Lake, row_digest
+from feature_store.row_digest import row_digest
+from feature_store.tables import Lake
 from jobs import visits as job
 from tests.jobs.naive import ZERO, Row, at, by_user, ds_of, event, exposure, frame, naive_visits, random_events, recipe
 
