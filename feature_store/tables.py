@@ -34,6 +34,7 @@ from feature_store.worker_rows import WorkerRows
 _KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 _ATTEMPTS = 6
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+Counting = Callable[[DataFrame, Mapping[str, int]], Mapping[str, int]]
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
@@ -76,14 +77,15 @@ class DayWriter:
         names = [self._app, "every day"] if table.contract.serial else [self._app]
         self._next = {name: (delta.transaction_version(name) or 0) + 1 for name in names}
 
-    def commit(self, rows: DataFrame | WorkerRows, *, counts: Mapping[str, int] | Callable[[DataFrame], Mapping[str, int]],
+    def commit(self, rows: DataFrame | WorkerRows, *, counts: Mapping[str, int] | Counting,
                inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
         """Write rows as the new content of the day and make it visible.
 
         Parameters
         ----------
         rows : the day's rows, with every column of the contract that is not a partition's.
-        counts : row accounting, kept in the commit; or a function of the rows as they lie on disk, called before they are visible.
+        counts : row accounting, kept in the commit; or a function of the rows as they lie on disk, called before they are visible,
+            and of what `WorkerRows` counted beside them.
         inputs : what the day was made from (kept in the commit; see `Table.is_current`).
         arranged : a frame already has its final partitioning and order, as `WorkerRows` have; else its rows are spread by the
             first sort column.
@@ -94,7 +96,7 @@ class DayWriter:
         """
         self._check(rows)
         written = self._written_by_workers(rows) if isinstance(rows, WorkerRows) else self._written_by_spark(rows, arranged)
-        commit = self._summary(written, counts(written.rows) if callable(counts) else counts, inputs)
+        commit = self._summary(written, counts(written.rows, written.beside) if callable(counts) else counts, inputs)
         previous = self.table.day(self.partition, self._delta)
         if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
             return previous
@@ -132,10 +134,11 @@ class DayWriter:
 
     def _written_by_workers(self, rows: WorkerRows) -> "_Written":
         if "://" in self.table.path:  # Spark reaches any file system; a worker only what is mounted
-            return self._written_by_spark(rows.frame, arranged=True)
+            return replace(self._written_by_spark(rows.frame, arranged=True), beside=rows.counted())
         folder = self._folder()
-        names = rows.write(Path(self.table.path) / folder, self._stored)
-        return self._read_back(rows.source.sparkSession, folder, [f"{self.table.path}/{folder}/{name}" for name in names])
+        names, beside = rows.write(Path(self.table.path) / folder, self._stored)
+        paths = [f"{self.table.path}/{folder}/{name}" for name in names]
+        return replace(self._read_back(rows.source.sparkSession, folder, paths), beside=beside)
 
     def _written_by_spark(self, frame: DataFrame, arranged: bool) -> "_Written":
         contract, folder = self.table.contract, self._folder()
@@ -207,6 +210,7 @@ class _Written:
     files: list[tuple[str, int, int]]
     digest: str
     rows: DataFrame
+    beside: dict[str, int] = field(default_factory=dict)
 
 
 class Table:

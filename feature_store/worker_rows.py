@@ -9,12 +9,13 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
@@ -34,33 +35,83 @@ class WorkerRows:
     Attributes
     ----------
     source : what the workers get. work : from the Arrow batches of a partition to those of the rows. schema : of these batches.
+    beside : names of what the work counts beside its rows: a batch that has these columns alone is such counts and no rows.
     """
 
     source: DataFrame
     work: Work
     schema: pa.Schema
+    beside: tuple[str, ...] = ()
 
     @property
     def frame(self) -> DataFrame:
         """The same rows as a DataFrame."""
-        return self.source.mapInArrow(self.work, spark_schema(self.schema))
+        return self.source.mapInArrow(partial(_rows_alone, work=self.work, beside=self.beside), spark_schema(self.schema))
 
-    def write(self, folder: Path, schema: pa.Schema) -> list[str]:
+    def counted(self) -> dict[str, int]:
+        """What was counted beside the rows, which are made for it and let go."""
+        return self._added_up(partial(_count_part, work=self.work, beside=self.beside))[1] if self.beside else {}
+
+    def write(self, folder: Path, schema: pa.Schema) -> tuple[list[str], dict[str, int]]:
         """Write the columns of `schema` to files of a folder that every worker reaches by this path, one a partition with rows.
 
-        A task that Spark starts twice writes another file; those returned, in the order of the partitions, hold every row once.
+        A task that Spark starts twice writes another file; those returned, in the order of the partitions, hold every row once, and
+        the counts beside them are of the same tasks.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        part = partial(_write_part, work=self.work, folder=folder, schema=schema)
-        return sorted(row.file for row in self.source.mapInArrow(part, "file string").collect())
+        return self._added_up(partial(_write_part, work=self.work, beside=self.beside, folder=folder, schema=schema))
+
+    def _added_up(self, part: Work) -> tuple[list[str], dict[str, int]]:
+        shape = ", ".join(["file string", *(f"{name} long" for name in self.beside)])
+        found = self.source.mapInArrow(part, shape).collect()
+        return sorted(row.file for row in found if row.file), {name: sum(row[name] for row in found) for name in self.beside}
 
 
-def _write_part(batches: Iterator[pa.RecordBatch], work: Work, folder: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Runs on Spark's workers; yields the name of the file, when there is one."""
-    groups = _groups(work(batches), schema)
+class _Counts:
+    """Sums of the counts that a work yields among its rows."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.sums = dict.fromkeys(names, 0)
+
+    def without(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The batches of rows; counts are added up on the way."""
+        for batch in batches:
+            if tuple(batch.schema.names) != tuple(self.sums):
+                yield batch
+                continue
+            for name in self.sums:
+                self.sums[name] += pc.sum(batch[name]).as_py() or 0
+
+    def told(self, file: str | None) -> pa.RecordBatch:
+        """What a task answers: its file, when it made one, and its sums."""
+        columns = {"file": pa.array([file], pa.string()), **{name: pa.array([n], pa.int64()) for name, n in self.sums.items()}}
+        return pa.RecordBatch.from_pydict(columns)
+
+
+def _rows_alone(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    return _Counts(beside).without(work(batches))
+
+
+def _count_part(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    counts = _Counts(beside)
+    for _ in counts.without(work(batches)):
+        pass
+    yield counts.told(None)
+
+
+def _write_part(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str, ...], folder: Path,
+                schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Runs on Spark's workers."""
+    counts = _Counts(beside)
+    file = _write_file(_groups(counts.without(work(batches)), schema), folder, schema)
+    yield counts.told(file)
+
+
+def _write_file(groups: Iterator[pa.Table], folder: Path, schema: pa.Schema) -> str | None:
+    """Write a file with its checksums and return its name; None when there are no rows."""
     first = next(groups, None)
     if first is None:
-        return
+        return None
     task = TaskContext.get()
     number = task.partitionId() if task else 0
     path = folder / f"part-{number:05d}-{uuid.uuid4().hex}.parquet"
@@ -70,7 +121,7 @@ def _write_part(batches: Iterator[pa.RecordBatch], work: Work, folder: Path, sch
             writer.write_table(group, row_group_size=len(group))
     path.with_name(f".{path.name}.crc").write_bytes(_checksums(aside))
     os.replace(aside, path)
-    yield pa.RecordBatch.from_pydict({"file": [path.name]})
+    return path.name
 
 
 def _groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -46,7 +46,8 @@ class Made:
 
     Attributes
     ----------
-    rows : the rows. counts : row accounting, or a function from the rows as written to it (so that nothing is computed twice).
+    rows : the rows. counts : row accounting, or a function from the rows as written to it (so that nothing is computed twice); what
+    `WorkerRows` count beside their rows is added to it.
     """
 
     rows: DataFrame | WorkerRows
@@ -149,8 +150,9 @@ def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], ma
     made = make(wanted)
     counts = made.counts
 
-    def checked(back: DataFrame) -> dict[str, int]:
-        return conserved(counts(back) if callable(counts) else counts, table.contract.name, ds)
+    def checked(back: DataFrame, beside: Mapping[str, int]) -> dict[str, int]:
+        own = counts(back) if callable(counts) else counts
+        return conserved({**own, **beside}, table.contract.name, ds)
 
     after = writer.commit(made.rows, counts=checked, inputs=wanted)
     status: Status = "unchanged" if before and before.digest == after.digest else "built"

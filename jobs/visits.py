@@ -10,20 +10,19 @@ visits that were already used; for the same reason a correction or delete that c
 visit is known, for good, at closed_time plus that wait, which is its available_time.
 """
 
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import VISITS, Columns
 from feature_store.recipe import Recipe
-from feature_store.session import spark_schema
 from feature_store.tables import Lake
+from feature_store.worker_rows import Work, WorkerRows
 from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
 from jobs.pieces import changes, lists, micros, pieces, plain
 
@@ -70,7 +69,7 @@ def is_replaced(patience_s: int) -> Column:
     return ~is_late(patience_s) & F.coalesce(soon, F.lit(False))
 
 
-def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
+def visits(steps: DataFrame, gap_s: int, patience_s: int) -> WorkerRows:
     """The visits of all users, from the steps of `walk` that are neither late nor replaced.
 
     Parameters
@@ -79,17 +78,35 @@ def visits(steps: DataFrame, gap_s: int, patience_s: int) -> DataFrame:
 
     Returns
     -------
-    The columns of the `visits` contract without `ds`; `seq` numbers the visits of a user that begin in one instant.
+    The columns of the `visits` contract without `ds`, by user and in the order of the contract; `seq` numbers the visits of a user
+    that begin in one instant.
     """
     # The scene comes last: a page whose rows name two scenes is two steps that nothing else tells apart.
     order = ["user_id", "at", "is_page", "seq", "id", "scene"]
     used = ["user_id", "at", "is_page", "scene", "n_shown", "n_clicked", "n_carted", "category_id"]
     known = steps.where(~is_late(patience_s) & ~is_replaced(patience_s))
     ordered = known.repartition("user_id").sortWithinPartitions(*order).select(*used)
-    return ordered.mapInArrow(_stay(gap_s * _SECOND, patience_s * _SECOND), spark_schema(_SCHEMA))
+    return WorkerRows(ordered, _stay(gap_s * _SECOND, patience_s * _SECOND), _SCHEMA)
 
 
-def _stay(gap: int, patience: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def closed_on(every: WorkerRows, ds: str) -> WorkerRows:
+    """Those of `visits` that closed on a day; the tokens of the others are counted beside, as `closed_before` and `still_open`."""
+    start = int(day_start(ds).timestamp()) * _SECOND
+    work = partial(_within, work=every.work, start=start, end=start + 86_400 * _SECOND)
+    return WorkerRows(every.source, work, every.schema, ("closed_before", "still_open"))
+
+
+def _within(batches: Iterator[pa.RecordBatch], work: Work, start: int, end: int) -> Iterator[pa.RecordBatch]:
+    before = still_open = 0
+    for rows in work(batches):
+        closed, tokens = micros(rows["closed_time"]), rows["n_tokens"].to_numpy()
+        before += int(tokens[closed < start].sum())
+        still_open += int(tokens[closed >= end].sum())
+        yield rows.filter(pa.array((closed >= start) & (closed < end)))
+    yield pa.RecordBatch.from_pydict({"closed_before": [before], "still_open": [still_open]})
+
+
+def _stay(gap: int, patience: int) -> Work:
     def stay(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # A piece ends where a visit ends, not where a user ends: one very active user is never gathered whole.
         for piece in pieces(batches, lambda table: _ends_of_instants(table, gap)):
@@ -176,32 +193,17 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
     config = {"gap_s": used.visit_gap_s, "patience_s": patience, "clicked": used.clicked_actions, "carted": used.carted_actions}
     days = days_until(ds, 2)
 
-    held: list[DataFrame] = []
-
     def make(_: object) -> Made:
         events, exposures = lake.read(spark, "events", days), lake.read(spark, "exposures", days)
         steps = walk(events, exposures, used.clicked_actions, used.carted_actions)
-        start, end = F.lit(day_start(ds)), F.lit(day_start(ds) + timedelta(1))
-        closed, n = F.col("closed_time"), F.col("n_tokens")
-        # Written and counted from one pass. Not by an Observation: it waits for ever when the plan that ran has lost its node.
-        every = visits(steps, used.visit_gap_s, patience).persist(StorageLevel.MEMORY_AND_DISK)
-        held.append(every)
-        frame = every.where((closed >= start) & (closed < end)).withColumn(Columns.DS, F.lit(ds))
 
         def counts(written: DataFrame) -> dict[str, int]:
             times = events.select(F.col("event_time").alias("at"), "available_time", "replaced_time")
-            late, replaced = times.agg(F.count_if(is_late(patience)), F.count_if(is_replaced(patience))).first()
-            sums = F.sum(F.when(closed < start, n)), F.sum(F.when(closed >= end, n))
-            before, still_open = every.agg(sums[0].alias("before"), sums[1].alias("open")).first()
-            return {"in": events.count(), "out": written.agg(F.sum("n_tokens")).first()[0] or 0,
-                    "closed_before": before or 0, "still_open": still_open or 0, "late": late,
-                    "replaced": replaced}
+            all_in = F.count(F.lit(1)), F.count_if(is_late(patience)), F.count_if(is_replaced(patience))
+            came, late, replaced = times.agg(*all_in).first()
+            return {"in": came, "out": written.agg(F.sum("n_tokens")).first()[0] or 0, "late": late, "replaced": replaced}
 
-        return Made(frame, counts)
+        return Made(closed_on(visits(steps, used.visit_gap_s, patience), ds), counts)
 
-    try:
-        read = {"events": days, "exposures": days}
-        return build_day(lake.table("visits"), ds, lambda: inputs_of(lake, read, _CODE, config), make)
-    finally:
-        for rows in held:
-            rows.unpersist()
+    read = {"events": days, "exposures": days}
+    return build_day(lake.table("visits"), ds, lambda: inputs_of(lake, read, _CODE, config), make)

@@ -1,14 +1,14 @@
 """Rows written by Spark's Python workers: the rows and the digest that Spark's own writer gives, on a real SparkContext."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from feature_store import worker_rows
 from feature_store.contracts import MOVELINES, TIME
@@ -80,6 +80,30 @@ def test_a_file_of_a_task_that_ran_twice_is_no_part_of_the_day(spark: SparkSessi
     assert len(lake.table("movelines").orphans(older_than_s=0)) >= 1
 
 
+def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of `users`, and how many numbers were left out and seen."""
+    for own in batches:
+        yield from users(iter([own]))
+        numbers = own["id"].to_pylist()
+        yield pa.RecordBatch.from_pydict({"out": [sum(n % 10 == 0 for n in numbers)], "seen": [len(numbers)]})
+
+
+@pytest.mark.parametrize("count", [25, 1, 0])
+def test_what_is_counted_beside_the_rows_is_added_up_and_no_row(spark: SparkSession, tmp_path: Path, count: int) -> None:
+    made, told = WorkerRows(spark.range(0, count, 1, 3), counted, STORED, ("out", "seen")), []
+
+    def counts(rows: DataFrame, beside: Mapping[str, int]) -> dict[str, int]:
+        told.append((rows.count(), dict(beside)))
+        return dict(beside)
+
+    commits = [lake.table("movelines").begin(DAY).commit(made, counts=counts, inputs={"x": "1"})
+               for lake in (Lake(str(tmp_path / "a")), Lake(f"file://{tmp_path}/b"))]
+    out = len(range(0, count, 10))
+    assert told == [(count - out, {"out": out, "seen": count})] * 2
+    assert [(c.rows, c.counts, c.digest) for c in commits] == [(count - out, {"out": out, "seen": count}, commits[0].digest)] * 2
+    assert rows(spark, count).counted() == {}
+
+
 def test_a_byte_that_changed_on_disk_is_an_error_and_no_row(spark: SparkSession, lake: Lake) -> None:
     written(lake, rows(spark, 25))
     path = Path(lake.table("movelines").files([DAY])[0].removeprefix("file://"))
@@ -100,7 +124,7 @@ def test_rows_that_do_not_meet_the_contract_are_refused(spark: SparkSession, lak
 def test_row_groups_hold_whole_batches_up_to_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_rows, "_GROUP_BYTES", 3_000)
     batches = [pa.RecordBatch.from_pydict({"id": list(range(first, first + 5))}) for first in range(1, 40, 5)]
-    [named] = worker_rows._write_part(iter(batches), users, tmp_path, STORED)
+    [named] = worker_rows._write_part(iter(batches), users, (), tmp_path, STORED)
     file = pq.ParquetFile(tmp_path / named["file"][0].as_py())
     sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     assert len(sizes) > 3 and sum(sizes) == 36 and file.read()["n_tokens"].to_pylist() == [n for n in range(1, 41) if n % 10]

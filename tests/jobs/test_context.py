@@ -37,7 +37,7 @@ def tables(spark: SparkSession, events: list[Row], settings: Movelines, patience
     for line in lines[1:]:
         every = every.unionByName(line)
     steps = walk(frame(spark, "events", events), frame(spark, "exposures", []), ["click"], ["cart"])
-    return every, visits(steps, settings.visit_gap_s, patience)
+    return every, visits(steps, settings.visit_gap_s, patience).frame
 
 
 def cut_frame(spark: SparkSession, events: list[Row], seed: int) -> DataFrame:

@@ -49,13 +49,13 @@ def steps_of(spark: SparkSession, events: list[Row], shown: list[Row], parts: in
 def test_every_visit_is_the_one_of_the_oracle(spark: SparkSession) -> None:
     events, shown = random_log(1, 200)
     events += random_events(random.Random(2), "huge", 1_500, delay=30)
-    rows = job.visits(steps_of(spark, events, shown), 400, 30)
+    rows = job.visits(steps_of(spark, events, shown), 400, 30).frame
     assert ordered(found(rows)) == ordered(expected(events, shown, 400, 30))
 
 
 def test_three_steps_of_one_instant_are_visits_with_keys_of_their_own(spark: SparkSession) -> None:
     steps = steps_of(spark, [event("u", 5, n, event_id=f"e{n}", scene=s) for n, s in enumerate("abab")], [])
-    rows = found(job.visits(steps, 400, 30))
+    rows = found(job.visits(steps, 400, 30).frame)
     keys = [tuple(str(r[c]) for c in VISITS.key) for r in rows]
     assert len(rows) == 4 and len(set(keys)) == 4
     assert [r["scene"] for r in sorted(rows, key=lambda r: r["seq"])] == list("abab")
@@ -65,7 +65,7 @@ def test_content_does_not_depend_on_partitions(spark: SparkSession) -> None:
     events, shown = random_log(3, 60)
     digests = []
     for parts in (1, 7):
-        rows = job.visits(steps_of(spark, events, shown, parts), 400, 30)
+        rows = job.visits(steps_of(spark, events, shown, parts), 400, 30).frame
         digests.append(rows.agg(*row_digest(rows, rows.columns)).first())
     assert digests[0] == digests[1]
 
@@ -103,6 +103,17 @@ def test_a_visit_that_crosses_midnight_appears_once_on_the_day_it_closed(spark: 
     assert job.build(spark, plan, lake, DAYS[1]).status == "skipped"
 
 
+def test_tokens_of_visits_of_other_days_are_counted_and_not_written(spark: SparkSession) -> None:
+    events, shown = random_log(6, 80, start=-7_200, span=14_400)
+    events += random_events(random.Random(7), "late", 60, span=3_600, start=84_000, delay=0)
+    every = expected(events, shown, 600, 30)
+    made = job.closed_on(job.visits(steps_of(spark, events, shown), 600, 30), DAYS[1])
+    of = {days: [v for v in every if ds_of(v["closed_time"]) in days] for days in ((DAYS[0],), (DAYS[1],), (DAYS[2],))}
+    assert ordered(found(made.frame)) == ordered(of[(DAYS[1],)])
+    before, after = (sum(v["n_tokens"] for v in of[(day,)]) for day in (DAYS[0], DAYS[2]))
+    assert made.counted() == {"closed_before": before, "still_open": after} and before > 50 and after > 5
+
+
 def test_a_day_without_rows_has_no_visits(spark: SparkSession, lake: Lake) -> None:
     result = job.build(spark, recipe(), lake, DAYS[0])
     assert (result.rows, result.counts["in"]) == (0, 0)
@@ -112,7 +123,7 @@ def test_a_correction_within_the_wait_counts_and_a_later_one_changes_no_visit(sp
     def visit(replaced: float) -> Row:
         old = event("u", 0, scene="a", category_id="old", replaced_time=at(replaced))
         new = event("u", 0, scene="a", category_id="new", available_time=at(replaced))
-        return found(job.visits(steps_of(spark, [old, new], []), 600, 60))[0]
+        return found(job.visits(steps_of(spark, [old, new], []), 600, 60).frame)[0]
 
     assert (visit(60)["categories"], visit(61)["categories"]) == (["new"], ["old"])
 
@@ -120,5 +131,5 @@ def test_a_correction_within_the_wait_counts_and_a_later_one_changes_no_visit(sp
 def test_a_late_step_is_counted_and_changes_no_visit(spark: SparkSession) -> None:
     events = [event("u", 0, 0, scene="a"), event("u", 100, 1, scene="a")]
     late = event("u", 50, 2, scene="b", available_time=at(5_000))
-    both = [found(job.visits(steps_of(spark, rows, []), 600, 60)) for rows in (events, [*events, late])]
+    both = [found(job.visits(steps_of(spark, rows, []), 600, 60).frame) for rows in (events, [*events, late])]
     assert both[0] == both[1] and both[0][0]["available_time"] == at(100 + 600 + 60)
