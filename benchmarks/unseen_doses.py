@@ -5,20 +5,24 @@
     PYTHONPATH=. python benchmarks/unseen_doses.py report  the table, and the plot docs/pictures/unseen_triggers.svg
 
 Every dose is `conf/simulated_unseen.yaml` with `irrelevant_triggers` changed, at the values that docs/results/frozen.md fixed
-beforehand. `--users` and `--days` make a smaller shop, which is not the frozen one. What is finished is skipped.
+beforehand. `--users` and `--days` make a smaller shop, which is not the frozen one. What is finished is skipped. Differences on the
+frozen shop are remembered in `dose_irrelevant_triggers.json`, so that doses may be run on different days.
 """
 
 import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from benchmarks.doses import build, plot, write_recipe
+from benchmarks.doses import build, plot, recorded, write_recipe
 from feature_store.recipe import load_recipe
-from jobs.unseen import FULL, chosen, prepare, run, unfinished
-from jobs.unseen_report import Row, about, compare, pooled, table
+from jobs.at_once import each
+from jobs.unseen import FULL, Prepared, chosen, prepare, run, unfinished
+from jobs.unseen_report import BASELINES, Row, about, compare, pooled, table
 
 BASE = Path(__file__).resolve().parent.parent / "conf" / "simulated_unseen.yaml"
 DOSES = (0.0, 0.3, 0.6, 0.9)
+USERS, DAYS = 12_000, 8
+"""Of the frozen shop."""
 METRIC = "page_gauc"
 
 
@@ -31,26 +35,36 @@ def recipe_of(dose: float, users: int, days: int) -> Path:
     return write_recipe(BASE, f"triggers_{round(100 * dose)}_{users}_{days}", sections)
 
 
-def train(confs: list[Path], scenarios: list[str], arms: list[str], seeds: int) -> None:
-    """Every run of every dose, seed after seed."""
+def train(confs: list[Path], scenarios: list[str], arms: list[str], seeds: int, at_once: int) -> None:
+    """Every run of every dose, seed after seed; some at once."""
+    shops = {conf: prepare(conf) for conf in confs}
     for seed in range(1, seeds + 1):
-        for conf in confs:
-            recipe, prepared = load_recipe(conf), prepare(conf)
-            for todo in unfinished(prepared, *chosen(recipe, prepared, scenarios, arms, 3), seed):
-                found = run(conf, prepared, *todo)
-                print(f"{recipe.name}: without {todo[0]}, {todo[1]}, seed {todo[2]}: {found['seconds']:.0f} s", flush=True)
+        calls = [(conf, prepared, *todo) for conf, prepared in shops.items()
+                 for todo in unfinished(prepared, *chosen(load_recipe(conf), prepared, scenarios, arms, 3), seed)]
+        for found in each(one, calls, at_once):
+            print(found, flush=True)
 
 
-def report(confs: dict[float, Path], out: Path) -> None:
+def one(conf: Path, prepared: Prepared, scenario: str, arm: str, seed: int) -> str:
+    """Do a run and say what was done."""
+    found = run(conf, prepared, scenario, arm, seed)
+    return f"{conf.stem}: without {scenario}, {arm}, seed {seed}: {found['seconds']:.0f} s"
+
+
+def report(confs: dict[float, Path], out: Path, remember: bool) -> None:
     """A table a dose, and the lead of ccn by dose as a plot."""
     found: dict[float, list[Row]] = {}
     for dose, conf in confs.items():
         together = pooled(prepare(conf))
         found[dose] = compare(together)
         print(f"\nirrelevant_triggers = {dose:g}\n\n{table(found[dose])}\n{about(together)}")
-    arms = dict.fromkeys(row.arm for rows in found.values() for row in rows if row.arm not in (FULL, "position", "popularity"))
-    lines = {f"{FULL} - {arm}": {dose: row.apart[METRIC] for dose, rows in found.items() for row in rows if row.arm == arm}
-             for arm in arms}
+    leads = {dose: {f"{FULL} - {row.arm}": row.apart[METRIC] for row in rows if row.arm not in (FULL, *BASELINES)}
+             for dose, rows in found.items()}
+    if remember:
+        lines = recorded("irrelevant_triggers", leads)
+    else:
+        names = dict.fromkeys(name for own in leads.values() for name in own)
+        lines = {name: {dose: own[name] for dose, own in leads.items() if name in own} for name in names}
     plot(lines, "irrelevant_triggers", "page GAUC in unseen scenarios", out / "unseen_triggers.svg")
 
 
@@ -59,11 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=["build", "train", "report"])
     parser.add_argument("--doses", type=float, nargs="*", default=DOSES)
-    parser.add_argument("--users", type=int, default=12_000)
-    parser.add_argument("--days", type=int, default=8)
+    parser.add_argument("--users", type=int, default=USERS)
+    parser.add_argument("--days", type=int, default=DAYS)
     parser.add_argument("--scenarios", default="", help="separated by commas; empty: the three with most test pages")
     parser.add_argument("--arms", default="", help="separated by commas; empty: ccn, its rivals and its controls")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--at-once", type=int, default=1, help="runs at a time, each with its share of the cores")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     given = parser.parse_args()
     confs = {dose: recipe_of(dose, given.users, given.days) for dose in given.doses}
@@ -73,9 +88,9 @@ def main() -> None:
             prepare(conf)
     elif given.step == "train":
         names = [[name for name in text.split(",") if name] for text in (given.scenarios, given.arms)]
-        train(list(confs.values()), *names, given.seeds)
+        train(list(confs.values()), *names, given.seeds, given.at_once)
     else:
-        report(confs, given.out)
+        report(confs, given.out, (given.users, given.days) == (USERS, DAYS))
 
 
 if __name__ == "__main__":
