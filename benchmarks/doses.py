@@ -80,12 +80,14 @@ def recorded(strength: str, found: Mapping[float, Mapping[str, Apart]]) -> dict[
 
 
 def plot(lines: Mapping[str, Mapping[float, Apart]], strength: str, metric: str, path: Path) -> None:
-    """Differences by dose, a line a name, with their intervals."""
+    """Differences by dose, a line a name, with their intervals, side by side so that none hides another."""
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, found in lines.items():
+    for place, (name, found) in enumerate(lines.items()):
+        aside = 0.012 * (place - (len(lines) - 1) / 2)
         errors = [[own.value - own.low for own in found.values()], [own.high - own.value for own in found.values()]]
-        axes.errorbar(list(found), [own.value for own in found.values()], yerr=errors, marker="o", capsize=3, label=name)
+        axes.errorbar([dose + aside for dose in found], [own.value for own in found.values()], yerr=errors, marker="o", capsize=3,
+                      label=name)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel=strength, ylabel=f"difference of {metric}, 95 % interval")
+    axes.set(xlabel=strength, ylabel=f"difference of {metric},\n95 % interval")
     axes.legend(frameon=False)
     figure.savefig(path)
