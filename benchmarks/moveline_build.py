@@ -52,12 +52,12 @@ def events(count: int, draw: np.random.Generator) -> pa.Table:
     none = draw.random(rows) < 0.1
     moved = np.maximum.accumulate(np.where((draw.random(rows) < 0.3) | (np.arange(rows) == first[user]), np.arange(rows), 0))
     made = {
-        "event_id": _names("e", np.arange(rows)), "user_id": _names("u", user), "event_time": _times(at),
-        "seq": pa.array(draw.integers(0, 3, rows)), "available_time": _times(at + late),
-        "scene": _chosen(SCENES, draw.integers(0, len(SCENES), rows)[moved]), "action": _chosen(ACTIONS, draw.integers(0, 7, rows)),
-        "item_id": _names("i", item, none), "category_id": _names("c", item // ITEMS_A_CATEGORY, none),
-        "dwell_ms": pa.array(draw.integers(0, 60_000, rows)), "op": _chosen(("upsert",), np.zeros(rows, np.int64)),
-        "replaced_time": _times(at + late + draw.integers(1, 7_200, rows), ~replaced), "ds": pa.array(["2026-03-02"] * rows)}
+        "event_id": names("e", np.arange(rows)), "user_id": names("u", user), "event_time": times(at),
+        "seq": pa.array(draw.integers(0, 3, rows)), "available_time": times(at + late),
+        "scene": chosen(SCENES, draw.integers(0, len(SCENES), rows)[moved]), "action": chosen(ACTIONS, draw.integers(0, 7, rows)),
+        "item_id": names("i", item, none), "category_id": names("c", item // ITEMS_A_CATEGORY, none),
+        "dwell_ms": pa.array(draw.integers(0, 60_000, rows)), "op": chosen(("upsert",), np.zeros(rows, np.int64)),
+        "replaced_time": times(at + late + draw.integers(1, 7_200, rows), ~replaced), "ds": pa.array(["2026-03-02"] * rows)}
     return pa.table([made.get(f.name, pa.nulls(rows, f.type)) for f in EVENTS.schema], schema=EVENTS.schema)
 
 
@@ -66,20 +66,20 @@ def pages(known: pa.Table, draw: np.random.Generator) -> pa.Table:
     chosen = np.sort(draw.choice(known.num_rows, known.num_rows // EVENTS_A_PAGE, replace=False))
     after = draw.integers(0, 60, len(chosen)) * 1_000_000
     cut = known["event_time"].cast(pa.int64()).to_numpy()[chosen] + after
-    return pa.table({"page_id": _names("p", np.arange(len(chosen))), "user_id": known["user_id"].take(pa.array(chosen)),
+    return pa.table({"page_id": names("p", np.arange(len(chosen))), "user_id": known["user_id"].take(pa.array(chosen)),
                      "cut_time": pa.array(cut).cast(TIME)})
 
 
-def _names(letter: str, number: np.ndarray, none: np.ndarray | None = None) -> pa.Array:
+def names(letter: str, number: np.ndarray, none: np.ndarray | None = None) -> pa.Array:
     text = pc.utf8_lpad(pa.array(number, mask=none).cast(pa.string()), 9, "0")
     return pc.binary_join_element_wise(letter, text, "")
 
 
-def _times(seconds: np.ndarray, none: np.ndarray | None = None) -> pa.Array:
+def times(seconds: np.ndarray, none: np.ndarray | None = None) -> pa.Array:
     return pa.array(seconds * 1_000_000, mask=none).cast(TIME)
 
 
-def _chosen(words: tuple[str, ...], places: np.ndarray) -> pa.Array:
+def chosen(words: tuple[str, ...], places: np.ndarray) -> pa.Array:
     return pa.array(words).take(pa.array(places))
 
 
