@@ -72,10 +72,15 @@ def recorded(strength: str, found: Mapping[float, Mapping[str, Apart]]) -> dict[
         known.setdefault(f"{dose:g}", {}).update({name: [round(part, 5) for part in (own.value, own.low, own.high)]
                                                   for name, own in rows.items() if not math.isnan(own.low)})
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    return by_name({float(dose): {name: Apart(*own, math.nan) for name, own in rows.items()} for dose, rows in known.items()})
+
+
+def by_name(found: Mapping[float, Mapping[str, Apart]]) -> dict[str, dict[float, Apart]]:
+    """Differences by dose and name, turned to name and dose; doses ascend."""
     lines: dict[str, dict[float, Apart]] = {}
-    for dose in sorted(known, key=float):
-        for name, own in known[dose].items():
-            lines.setdefault(name, {})[float(dose)] = Apart(*own, math.nan)
+    for dose in sorted(found):
+        for name, own in found[dose].items():
+            lines.setdefault(name, {})[dose] = own
     return lines
 
 

@@ -13,7 +13,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from benchmarks.doses import build, plot, recorded, write_recipe
+from benchmarks.doses import build, by_name, plot, recorded, write_recipe
 from feature_store.recipe import load_recipe
 from jobs.at_once import each
 from jobs.unseen import FULL, Prepared, chosen, prepare, run, unfinished
@@ -60,11 +60,7 @@ def report(confs: dict[float, Path], out: Path, remember: bool) -> None:
         print(f"\nirrelevant_triggers = {dose:g}\n\n{table(found[dose])}\n{about(together)}")
     leads = {dose: {f"{FULL} - {row.arm}": row.apart[METRIC] for row in rows if row.arm not in (FULL, *BASELINES)}
              for dose, rows in found.items()}
-    if remember:
-        lines = recorded("irrelevant_triggers", leads)
-    else:
-        names = dict.fromkeys(name for own in leads.values() for name in own)
-        lines = {name: {dose: own[name] for dose, own in leads.items() if name in own} for name in names}
+    lines = recorded("irrelevant_triggers", leads) if remember else by_name(leads)
     plot(lines, "irrelevant_triggers", "page GAUC in unseen scenarios", out / "unseen_triggers.svg")
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, Param
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from feature_store.local_spark import LOCAL_SPARK
+from feature_store.errors import ConfigError
+from feature_store.local_spark import local_spark
 from feature_store.recipe import Recipe, load_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,6 +35,8 @@ TABLES = Asset(name="moveline_tables", uri="x-moveline://tables", group="movelin
 
 MODELS = Asset(name="moveline_models", uri="x-moveline://models", group="moveline")
 """Updated when a champion may have changed: a model was trained and registered, whatever the gate said, or was rolled back."""
+
+_AS_IT_IS = "not tried again: the recipe or the arguments are wrong, the line above that starts with `error:` says where"
 
 
 def recipe() -> Recipe:
@@ -103,26 +107,40 @@ def asked(params: Any) -> list[str]:
     return ["--conf", params["conf"], *(["--ds", params["ds"]] if params["ds"] else [])]
 
 
+class Application(SparkSubmitOperator):
+    """One run of `jobs/main.py`. It is not tried again when its recipe or its arguments are wrong: it would fail each time."""
+
+    def execute(self, context: Any) -> None:
+        """Submit it and wait."""
+        try:
+            super().execute(context)
+        except AirflowException as error:
+            # The operator's hook keeps the exit code of spark-submit in its message alone.
+            if f"Error code is: {ConfigError.exit_code}." in str(error):
+                raise AirflowFailException(_AS_IT_IS) from error
+            raise
+
+
 def spark_settings() -> dict[str, Any]:
-    """Arguments of a `SparkSubmitOperator`; in the cluster profile memory and cores come from the connection and its defaults."""
+    """Arguments of an `Application`; in the cluster profile memory and cores come from the connection and its defaults."""
     return {
         "application": MAIN, "conn_id": SPARK_CONNECTION,
-        "conf": {**LOCAL_SPARK, "spark.log.level": "WARN"} if PROFILE == "compact" else None,
+        "conf": {**local_spark(), "spark.log.level": "WARN"} if PROFILE == "compact" else None,
         "env_vars": {"PYSPARK_PYTHON": PYTHON, "PYSPARK_DRIVER_PYTHON": PYTHON}, "verbose": False,
     }
 
 
-def spark_job(job: str) -> SparkSubmitOperator:
+def spark_job(job: str) -> Application:
     """One task that runs `jobs/main.py JOB` for the run's day."""
     arguments = [job, "--conf", "{{ params.conf }}", "--data", "{{ params.data }}", "--ds", "{{ day_of(dag_run) }}"]
     task = "tables" if job == "daily" else job
-    return SparkSubmitOperator(task_id=task, name=f"moveline-{job}", application_args=arguments, **spark_settings())
+    return Application(task_id=task, name=f"moveline-{job}", application_args=arguments, **spark_settings())
 
 
 def mapped_jobs(task_id: str, name: str, hours: int = 1, called: str = "{{ task.application_args[1] }}", **settings: Any) -> Any:
     """A task that is mapped over the arguments of `jobs/main.py`: one application each, shown as `called` (a template)."""
     given = {**spark_settings(), "execution_timeout": timedelta(hours=hours), **settings}
-    return SparkSubmitOperator.partial(task_id=task_id, name=name, map_index_template=called, **given)
+    return Application.partial(task_id=task_id, name=name, map_index_template=called, **given)
 
 
 def ask(*arguments: str) -> Any:
@@ -134,9 +152,8 @@ def tell(*arguments: str) -> str:
     """What `moveline ARGUMENTS` says, run by the jobs' interpreter; an error of it is one of the task."""
     done = subprocess.run([PYTHON, MAIN, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(
-            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{arguments[0]} ended with {done.returncode}"
-        )
+        said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{arguments[0]} ended with {done.returncode}"
+        raise AirflowFailException(said) if done.returncode == ConfigError.exit_code else RuntimeError(said)
     return done.stdout.strip()
 
 

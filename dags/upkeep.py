@@ -3,7 +3,6 @@
 What registered models were trained on stays readable. It begins switched off, like every graph.
 """
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import CronTriggerTimetable, dag
 
 from dags import common
@@ -16,8 +15,8 @@ from dags import common
 )
 def upkeep() -> None:
     """One application; what it has done stays done when it is tried again."""
-    SparkSubmitOperator(task_id="upkeep", name="moveline-upkeep", application_args=["upkeep", "--conf", "{{ params.conf }}"],
-                        **common.spark_settings())
+    common.Application(task_id="upkeep", name="moveline-upkeep", application_args=["upkeep", "--conf", "{{ params.conf }}"],
+                       **common.spark_settings())
 
 
 upkeep()

@@ -5,7 +5,7 @@ A row gets the reason of the first rule it breaks. Nothing is dropped without a 
 live on in the row of what was shown).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -85,12 +85,12 @@ def _times(contract: Contract, quality: Quality) -> list[Rule]:
     return found
 
 
-def judged(frame: DataFrame, table: str, quality: Quality, source: Source) -> DataFrame:
+def judged(frame: DataFrame, table: str, quality: Quality, source: Source, keep: Callable[[DataFrame], DataFrame]) -> DataFrame:
     """Rows with what becomes of each.
 
     Parameters
     ----------
-    frame : as `Source.rows` gives it, or after `ruled`.
+    frame : as `Source.rows` gives it, or after `ruled`. keep : marks a frame to be computed once, until it is released.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def judged(frame: DataFrame, table: str, quality: Quality, source: Source) -> Da
         return marked.withColumn(STATUS, F.coalesce(STATUS, F.lit(OUT)))
     if table == "events" and not any("event_id" in m.columns for m in source.events):  # made ids: no two rows share one
         return marked.withColumn(STATUS, F.coalesce(STATUS, F.when(F.col("op") == "delete", DELETED), F.lit(OUT)))
-    return _versions(marked, CONTRACTS[table])
+    return _versions(marked, CONTRACTS[table], keep)
 
 
 def ruled(frame: DataFrame, table: str, quality: Quality, source: Source) -> DataFrame:
@@ -118,11 +118,13 @@ def short_json(text: Column) -> Column:
     return F.make_valid_utf8(F.substring(text, 1, MAX_ROW_CHARS))
 
 
-def _versions(frame: DataFrame, contract: Contract) -> DataFrame:
-    # Almost every key occurs once: only the others' rows go through the shuffle and the sort that tell versions apart.
+def _versions(frame: DataFrame, contract: Contract, keep: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    # Almost every key occurs once: only the others' rows go through the shuffle and the sort that tell versions apart. The size of
+    # the others' keys is known once they are counted: few are then sent to every row instead of every row to them.
     key = F.when(F.col(STATUS).isNull(), F.xxhash64(*contract.key))  # bad rows take no part
     keyed = frame.withColumn("_key", key)
-    again = keyed.where(F.col("_key").isNotNull()).groupBy("_key").agg(F.count("*").alias("n")).where("n > 1").select("_key")
+    again = keep(keyed.where(F.col("_key").isNotNull()).groupBy("_key").agg(F.count("*").alias("n")).where("n > 1").select("_key"))
+    again.count()
     alone, several = (keyed.join(again, "_key", how).drop("_key") for how in ("left_anti", "left_semi"))
     taken = _is_delete(contract) & F.col(STATUS).isNull()
     alone = alone.withColumn(STATUS, F.coalesce(STATUS, F.when(taken, DELETED), F.lit(OUT)))

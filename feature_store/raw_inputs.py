@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from feature_store.errors import ConfigError, InputError, MovelineError, full_disk
+from feature_store.errors import ConfigError, InputError, MovelineError, used_up
 from feature_store.recipe import Input
 
 CORRUPT = "_corrupt_record"
@@ -154,8 +154,8 @@ def explained(error: Exception, what: str) -> MovelineError:
     """An error of Spark as one line that names the file or the value; errors that are ours pass unchanged."""
     if isinstance(error, MovelineError):
         return error
-    if full := full_disk(error):
-        return InputError(f"{what}: {full}")
+    if why := used_up(error):
+        return InputError(f"{what}: {why}")
     text = str(error)
     file = re.search(r"(?:[Ee]rror while reading file|footer for file:?|while reading|is not a Parquet file[^/]*?)\s*"
                      r"(?:FileStatus\{path=)?([a-z0-9]*:?/[^\s;,\"]+)", text)

@@ -13,7 +13,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from feature_store.home import home
-from feature_store.local_spark import LOCAL_SPARK
+from feature_store.local_spark import local_master, local_spark
 
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
@@ -34,8 +34,8 @@ def spark_session(app: str) -> SparkSession:
     builder = SparkSession.builder.appName(app)
     alone = "SPARK_ENV_LOADED" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ
     if alone:
-        builder = builder.master(os.environ.get("MOVELINE_MASTER", "local[2]"))
-        for key, value in LOCAL_SPARK.items():
+        builder = builder.master(local_master())
+        for key, value in local_spark().items():
             builder = builder.config(key, value)
     for key, value in _ALWAYS.items():
         builder = builder.config(key, value)

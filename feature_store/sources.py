@@ -126,7 +126,7 @@ class Source:
         mappings = (m for table in self.tables() for m in self._mappings(table))
         if [taken.source for taken in mappings].count(name) + [v.source for v in self.spec.views.values()].count(name) < 2:
             return frame
-        self._held.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        self._held.append(frame.persist(StorageLevel.DISK_ONLY))
         return frame
 
     def _view(self, view: View, place: str) -> DataFrame:

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import CONTRACTS, Contract
-from feature_store.errors import ConflictError, TableError, full_disk
+from feature_store.errors import ConflictError, TableError, used_up
 from feature_store.revision import code_revision
 from feature_store.row_digest import digest_of_files, row_digest
 from feature_store.session import spark_schema
@@ -34,8 +34,9 @@ from feature_store.worker_rows import WorkerRows
 _KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
 _ATTEMPTS = 6
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-Counting = Callable[[DataFrame, Mapping[str, int]], Mapping[str, int]]
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+Counting = Callable[[DataFrame, Mapping[str, int]], Mapping[str, int]]
+"""Row accounting of a day, from its rows as they lie on disk and what the workers counted beside them."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ class DayWriter:
                     post_commithook_properties=_HOOKS)
                 return
             except (CommitFailedError, DeltaError) as error:
-                if full := full_disk(error):
-                    raise TableError(f"table {self.table.contract.name}, {self._app}: {full}") from error
+                if why := used_up(error):
+                    raise TableError(f"table {self.table.contract.name}, {self._app}: {why}") from error
                 reason = str(error).splitlines()[0]
                 time.sleep(0.05 * 2**attempt)
         raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "

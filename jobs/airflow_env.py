@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 from feature_store.home import home, tracking_uri
+from feature_store.local_spark import local_master
 from jobs.processes import MARK
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DAGS = REPOSITORY / "dags"
 SPARK_CONNECTION = "moveline_spark"
 POOL = "moveline"
-LOCAL_MASTER = "local[2]"
 
 
 def airflow_home() -> Path:
@@ -78,7 +78,7 @@ def _airflow(url: str, port: int) -> dict[str, str]:
 def spark_connection() -> dict[str, str]:
     """The connection by which the graphs start Spark on this machine, as Airflow reads it from the environment."""
     extra = {"spark-binary": "spark-submit", "deploy-mode": "client"}
-    spark = {"conn_type": "spark", "host": LOCAL_MASTER, "extra": extra}
+    spark = {"conn_type": "spark", "host": local_master(), "extra": extra}
     return {f"AIRFLOW_CONN_{SPARK_CONNECTION.upper()}": json.dumps(spark)}
 
 

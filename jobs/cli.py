@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from feature_store.errors import MovelineError, full_disk, without_password
+from feature_store.errors import MovelineError, used_up, without_password
 from feature_store.home import home
 
 app = typer.Typer(
@@ -103,14 +103,14 @@ def _load_commands() -> None:
 
 
 def main() -> None:
-    """Run a command: an error a user can mend is one line on stderr and exit 1, wrong usage exits 2, all else leaves a log file."""
+    """Run a command: an error a user can mend is one line on stderr and exit 1 (2: usage or recipe), all else leaves a log file."""
     _load_commands()
     _log_to_stderr()
     try:
         code = app(standalone_mode=False)
     except MovelineError as error:
         typer.echo(f"error: {error}", err=True)
-        code = 1
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped", err=True)
         code = 130
@@ -133,8 +133,8 @@ def _unexpected(error: Exception) -> int:
         typer.echo(f"error: {error.format_message()} (see `moveline --help`, `moveline COMMAND --help`)", err=True)
         return 2
     job = next((a for a in sys.argv[1:] if not a.startswith("-")), "moveline")
-    if full := full_disk(error):
-        typer.echo(f"error: {job}: {full}", err=True)
+    if why := used_up(error):
+        typer.echo(f"error: {job}: {why}", err=True)
         return 1
     path = home() / "logs" / f"error-{job}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     path.parent.mkdir(parents=True, exist_ok=True)

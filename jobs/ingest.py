@@ -77,6 +77,7 @@ class Ingest:
         late = self.source.late_days()
         self.wide = Source(spark, recipe, self.data, ds, recipe_path, days_back=late) if late else self.source
         self.alone = Source(spark, _without_late_days(recipe), self.data, ds, recipe_path) if late else self.source
+        self._kept: list[DataFrame] = []
 
     def malformed(self) -> list[str]:
         """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
@@ -100,14 +101,18 @@ class Ingest:
     def table(self, name: str) -> DayResult:
         """Build one table's day. Rejects first, then the table."""
         clicks = ["clicks"] if name == "exposures" and self.recipe.source.clicks else []
-        held: list[DataFrame] = []
         try:
             result = build_day(self.lake.table(name), self.ds, partial(self._inputs, [name, *clicks]),
-                               lambda inputs: self._make(name, dict(inputs), held))
+                               lambda inputs: self._make(name, dict(inputs)))
         finally:
-            for frame in held:
-                frame.unpersist()
+            while self._kept:
+                self._kept.pop().unpersist()
         return result if result.rows or result.status == "skipped" else replace(result, note=self._empty_note(name))
+
+    def _keep(self, frame: DataFrame) -> DataFrame:
+        # On disk: what lies in memory is taken from the sorts and groups of the same stages, which then end without any.
+        self._kept.append(frame.persist(StorageLevel.DISK_ONLY))
+        return frame
 
     def _inputs(self, names: list[str]) -> dict[str, str]:
         source = self.wide if "clicks" in names else self.source
@@ -118,26 +123,26 @@ class Ingest:
         config = json.dumps({"source": slim, "quality": self.recipe.quality.model_dump()}, sort_keys=True)
         return {**files, "code": source_digest(*_CODE), "config": config}
 
-    def _make(self, name: str, inputs: dict[str, str], held: list[DataFrame]) -> Made:
-        rows = self._judged(name, held)
+    def _make(self, name: str, inputs: dict[str, str]) -> Made:
+        rows = self._judged(name)
         counts = accounted(_statuses(rows))
         good = quality.stored(rows, name)
         self._reject(name, rows, counts, inputs)
         if name == "exposures" and self.recipe.source.clicks:
-            clicks = self._clicks(rows, held)
+            clicks = self._clicks(rows)
             found = accounted(_statuses(clicks))
             self._reject("clicks", clicks, found, inputs)
             counts = {k: counts.get(k, 0) + found.get(k, 0) for k in {**counts, **found}}
             good = with_clicks(good, clicks.where(F.col(STATUS) == JOINED))
         return Made(good.withColumn("ds", F.lit(self.ds)).select(*CONTRACTS[name].columns), counts)
 
-    def _judged(self, name: str, held: list[DataFrame], any_day: bool = False) -> DataFrame:
+    def _judged(self, name: str, any_day: bool = False) -> DataFrame:
         limits, source = self.recipe.quality, self.recipe.source
         rows = self._ruled(self.source, name, any_day)
         if not any_day:
             rows = union_all([rows, *self._outside(name)])
-        held.append(rows.persist(StorageLevel.MEMORY_AND_DISK))  # counted, refused, compared and written from one reading
-        return quality.judged(rows, name, limits, source)
+        # Counted, refused, compared and written from one reading.
+        return quality.judged(self._keep(rows), name, limits, source, self._keep)
 
     def _ruled(self, source: Source, name: str, any_day: bool) -> DataFrame:
         return source.rows(name, any_day, lambda frame: quality.ruled(frame, name, self.recipe.quality, self.recipe.source))
@@ -164,9 +169,9 @@ class Ingest:
             return ""
         return f"{found[0]} rows of {name} ({found[1]} to {found[2]}) lie outside the recipe's days {first} to {last}: never read"
 
-    def _clicks(self, shown: DataFrame, held: list[DataFrame]) -> DataFrame:
+    def _clicks(self, shown: DataFrame) -> DataFrame:
         """The clicks that this day accounts for: those on its pages, and those that no day's pages will take."""
-        clicks, late = self._judged("clicks", held, any_day=True), self._late_clicks()
+        clicks, late = self._judged("clicks", any_day=True), self._late_clicks()
         first = day_start(days_until(self.ds, (late or 0) + 1)[0])
         own, elsewhere = F.coalesce(in_day("click_time", self.ds), F.lit(True)), ~in_day("shown_time", self.ds)
         if late is not None:
@@ -176,9 +181,7 @@ class Ingest:
         pages = self.wide.rows("exposures", any_day=True).where(elsewhere).select("page_id").distinct()
         outside = (F.col("click_time") < first) | (F.col("click_time") >= day_start(self.ds) + timedelta(1))
         lost = F.when(outside, OUTSIDE).otherwise(NOT_SHOWN)
-        status = placed_clicks(clicks, shown, pages, own, lost).drop(_ARRIVED)
-        held.append(status.persist(StorageLevel.MEMORY_AND_DISK))
-        return status
+        return self._keep(placed_clicks(clicks, shown, pages, own, lost).drop(_ARRIVED))
 
     def _late_clicks(self) -> int | None:
         """For how many days after a page its clicks may arrive; None when they lie in files without a day in their path."""
@@ -189,7 +192,8 @@ class Ingest:
         """Clicks with a mark of those that lie in the day's own folders: each lies in one day's, which answers for it."""
         if self.alone is self.source:
             return clicks.withColumn(_ARRIVED, F.lit(True))
-        own = quality.judged(self._ruled(self.alone, "clicks", any_day=True), "clicks", self.recipe.quality, self.recipe.source)
+        rows = self._ruled(self.alone, "clicks", any_day=True)
+        own = quality.judged(rows, "clicks", self.recipe.quality, self.recipe.source, self._keep)
         later = clicks.exceptAll(own.select(*clicks.columns))
         return own.withColumn(_ARRIVED, F.lit(True)).unionByName(later.withColumn(_ARRIVED, F.lit(False)))
 

@@ -123,7 +123,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
     def make(_: object) -> Made:
         exposures = lake.read(spark, "exposures", [ds])
         # Counted, refused and gathered from one pass.
-        rows = judged(exposures, recipe.quality.max_page_items).persist(StorageLevel.MEMORY_AND_DISK)
+        rows = judged(exposures, recipe.quality.max_page_items).persist(StorageLevel.DISK_ONLY)
         held.append(rows)
         found = {r[STATUS]: (r["n"], r["pages"]) for r in rows.groupBy(STATUS).agg(
             F.count("*").alias("n"), F.approx_count_distinct("page_id").alias("pages")).collect()}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pyspark.sql import SparkSession
@@ -96,6 +98,19 @@ def test_a_rollback_needs_the_name_twice_and_is_in_the_ledger_with_its_run(tmp_p
     assert newest.reason == "clicks fell"
     assert ", rollback " in newest.by
     assert told_of_models(tmp_path) == [("rollback", "back")]
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+def test_a_recipe_that_spark_refuses_fails_its_task_at_once(tmp_path: Path, conf: Path) -> None:
+    (tmp_path / "log").mkdir()
+    pq.write_table(pa.table({"user": ["u"]}), tmp_path / "log" / "part.parquet")
+    given = {"conf": str(conf), "data": str(tmp_path), "ds": DAYS[0]}
+    [(state, tasks, said)] = run_graphs(tmp_path, conf, ("moveline_daily", given))
+    assert (state, tasks) == ("failed", {"tables": "failed", "publish": "upstream_failed"}), said[-5000:]
+    assert "error: " in said and "source.events[0].columns." in said and "not tried again: the recipe" in said, said[-5000:]
+    assert recorded(tmp_path, "select try_number from task_instance where task_id = 'tables'") == [(1,)]
 
 
 @pytest.mark.slow

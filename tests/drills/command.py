@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from feature_store.local_spark import LOCAL_SPARK
+from feature_store.local_spark import local_spark
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0
@@ -47,7 +47,7 @@ def done(home: Path, *command: str, **env: str) -> None:
 
 def submit(home: Path, *arguments: str) -> str:
     """What an application says on standard output; it must succeed."""
-    settings = [word for key, value in LOCAL_SPARK.items() for word in ("--conf", f"{key}={value}")]
+    settings = [word for key, value in local_spark().items() for word in ("--conf", f"{key}={value}")]
     command = [str(Path(sys.executable).with_name("spark-submit")), "--master", "local[2]", *settings, "jobs/main.py", *arguments]
     ended = subprocess.run(command, cwd=ROOT, env=own(home, PYSPARK_PYTHON=sys.executable),
                            capture_output=True, text=True, check=False, timeout=PATIENCE_S)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import EVENTS, EXPOSURES
@@ -25,7 +25,7 @@ def fates(spark: SparkSession, table: Any, rows: list[dict[str, Any]]) -> Any:
     schema = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in fields)
     frame = spark.createDataFrame([tuple(r.get(f.name) for f in fields) for r in rows], schema)
     frame = frame.withColumn(RAW, F.to_json(F.struct("user_id"))).withColumn(BAD, F.lit(None).cast("string"))
-    return judged(frame, table.name, Quality(), SOURCE)
+    return judged(frame, table.name, Quality(), SOURCE, DataFrame.persist)
 
 
 def test_each_bad_event_gets_one_reason(spark: SparkSession) -> None:
@@ -72,6 +72,13 @@ def test_the_newest_version_stands_and_every_other_row_is_named(spark: SparkSess
                   for r in stored(rows, "events").collect() if r.event_id not in ("again", "clash")), key=str)
     assert kept == sorted([("mended", 0, 9), ("mended", 9, None), ("gone", 0, 3), ("and_back", 0, 2), ("and_back", 2, 4),
                            ("and_back", 4, None), ("revived", 0, 1), ("revived", 6, None)], key=str)
+
+
+def test_a_key_that_occurs_once_costs_no_shuffle_of_the_rows(spark: SparkSession) -> None:
+    rows = fates(spark, EVENTS, [{**EVENT, "event_id": name} for name in ("a", "b", "c", "c")])
+    assert sorted(r[STATUS] for r in rows.collect()) == ["duplicate_event", "out", "out", "out"]
+    plan = rows._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("BroadcastHashJoin") >= 2 and "SortMergeJoin" not in plan, plan
 
 
 def test_exposures_have_their_own_ranges(spark: SparkSession) -> None:

@@ -51,11 +51,11 @@ def test_help_loads_no_spark_torch_or_mlflow():
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [
-    (["ingest", "--conf", "nope.yaml"], 1, "nope.yaml: no such recipe"),
+    (["ingest", "--conf", "nope.yaml"], 2, "nope.yaml: no such recipe"),
     (["tables", "sales", "--conf", "RECIPE"], 1, "no table is called 'sales'; the tables are"),
-    (["daily", "--conf", "RECIPE", "--ds", "2026-02-30"], 1, "--ds 2026-02-30: day is out of range for month"),
-    (["daily", "--conf", "RECIPE"], 1, "recipe shop has no `days`: say which day to build"),
-    (["simulate", "--conf", "RECIPE"], 1, "has no `simulator` section"),
+    (["daily", "--conf", "RECIPE", "--ds", "2026-02-30"], 2, "--ds 2026-02-30: day is out of range for month"),
+    (["daily", "--conf", "RECIPE"], 2, "recipe shop has no `days`: say which day to build"),
+    (["simulate", "--conf", "RECIPE"], 2, "has no `simulator` section"),
     (["run", "--conf", "RECIPE"], 1, "Airflow is not running for this state folder; start it with `moveline up"),
     (["up", "--conf", "RECIPE"], 1, "say where it lies with --data FOLDER"),
     (["injest"], 2, "No such command 'injest'"),
