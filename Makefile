@@ -38,7 +38,7 @@ lint: env  ## ruff and mypy
 results: env  ## the tables of docs/results/din.md, on the recipe CONF, from tables that are built
 	@PYTHONPATH=. $(BIN)/python benchmarks/results_din.py --conf $(CONF)
 
-bench: env  ## a benchmark beside its rivals: BENCH=loader, moveline_build, pairs, gauc, daily_cost, skew, train or ranks
+bench: env  ## a benchmark beside its rivals: BENCH=loader, moveline_build, pairs, gauc, daily_cost, skew, train, ranks or big
 	@PYTHONPATH=. $(BIN)/python benchmarks/$(BENCH).py
 
 up: env  ## start Airflow and MLflow (127.0.0.1) and print their addresses
