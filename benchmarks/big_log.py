@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.moveline_build import ACTIONS, ITEMS_A_CATEGORY, SCENES, chosen, names, times
+from benchmarks.moveline_build import ACTIONS, ITEMS_A_CATEGORY, SCENES, chosen, names, times, walked
 from feature_store.contracts import INT
 
 DAYS = ("2026-03-02", "2026-03-03")
@@ -61,16 +61,11 @@ class Shop:
         return draw.random(len(user)) < 1 / (1 + np.exp(-logit))
 
 
-def walked(shop: Shop, users: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def walks(shop: Shop, users: np.ndarray, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """User and second of the day of every event of a day, by user and time."""
     mean = shop.size.events / len(DAYS) / shop.size.users
     sizes = np.ceil(mean * draw.lognormal(-0.7**2 / 2, 0.7, len(users)) - 0.5).astype(np.int64)
-    first = np.cumsum(sizes) - sizes
-    gaps = np.where(draw.random(sizes.sum()) < 0.03, draw.exponential(3_600, sizes.sum()), draw.exponential(20, sizes.sum()))
-    passed = np.cumsum(gaps)
-    place = np.repeat(np.arange(len(users)), sizes)
-    begins = draw.integers(0, _DAY_S * 5 // 6, len(users))[place]
-    return users[place], np.minimum(begins + passed - passed[first.clip(max=len(passed) - 1)][place], _DAY_S - 1).astype(np.int64)
+    return np.repeat(users, sizes), np.minimum(walked(sizes, _DAY_S * 5 // 6, draw), _DAY_S - 1).astype(np.int64)
 
 
 def events(shop: Shop, at: np.ndarray, user: np.ndarray, first_id: int, draw: np.random.Generator) -> pa.Table:
@@ -118,7 +113,7 @@ def write(folder: Path, size: Size) -> Rows:
     for number, ds in enumerate(DAYS):
         for part, users in enumerate(_blocks(size.users)):
             draw = np.random.default_rng((number, part))
-            user, second = walked(shop, users, draw)
+            user, second = walks(shop, users, draw)
             at = start + number * _DAY_S + second
             own = events(shop, at, user, found.events, draw)
             after = draw.choice(len(at), min(len(at), round(size.pages / size.events * len(at))), replace=False)

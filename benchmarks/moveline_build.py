@@ -43,9 +43,7 @@ def events(count: int, draw: np.random.Generator) -> pa.Table:
     sizes = np.ceil(EVENTS_A_USER * draw.lognormal(-0.7**2 / 2, 0.7, users)).astype(np.int64)
     rows, first = int(sizes.sum()), np.cumsum(sizes) - sizes
     user = np.repeat(np.arange(users), sizes)
-    gaps = np.where(draw.random(rows) < 0.03, draw.exponential(3_600, rows), draw.exponential(20, rows))
-    walked = np.cumsum(gaps)
-    at = START_S + (draw.integers(0, 43_200, users)[user] + walked - walked[first][user]).astype(np.int64)
+    at = START_S + walked(sizes, 43_200, draw).astype(np.int64)
     late = np.where(draw.random(rows) < 0.02, draw.integers(0, 3_600, rows), 0)
     replaced = draw.random(rows) < 0.01
     item = (ITEMS * draw.random(rows) ** 3).astype(np.int64)
@@ -59,6 +57,14 @@ def events(count: int, draw: np.random.Generator) -> pa.Table:
         "dwell_ms": pa.array(draw.integers(0, 60_000, rows)), "op": chosen(("upsert",), np.zeros(rows, np.int64)),
         "replaced_time": times(at + late + draw.integers(1, 7_200, rows), ~replaced), "ds": pa.array(["2026-03-02"] * rows)}
     return pa.table([made.get(f.name, pa.nulls(rows, f.type)) for f in EVENTS.schema], schema=EVENTS.schema)
+
+
+def walked(sizes: np.ndarray, latest: int, draw: np.random.Generator) -> np.ndarray:
+    """[sum of sizes] seconds since midnight of every event, by user and time; each user has `sizes` and begins before `latest`."""
+    rows, first, user = sizes.sum(), np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
+    gaps = np.where(draw.random(rows) < 0.03, draw.exponential(3_600, rows), draw.exponential(20, rows))
+    passed = np.cumsum(gaps)
+    return draw.integers(0, latest, len(sizes))[user] + passed - passed[first[user]]
 
 
 def pages(known: pa.Table, draw: np.random.Generator) -> pa.Table:

@@ -67,9 +67,9 @@ def moveline(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return run
 
 
-def assert_one_line(done: tuple[int, str, str], *says: str) -> None:
-    code, out, err = done
-    assert code in (1, 2) and err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in out + err, done
+def assert_one_line(done: tuple[int, str, str], *says: str, code: int = 1) -> None:
+    ended, out, err = done
+    assert ended == code and err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in out + err, done
     assert "failed unexpectedly" not in err, err
     assert all(text in err for text in says), err
 
@@ -85,10 +85,10 @@ def test_a_raw_file_that_is_missing_corrupt_or_of_another_type_is_named(moveline
     (data / "log.parquet").write_bytes(whole[:len(whole) // 2])
     assert_one_line(daily(), "log.parquet is corrupt or not of the configured format", "replace it")
     pq.write_table(events().drop_columns(["item"]), data / "log.parquet")
-    assert_one_line(daily(), "shop.yaml: source.events[0].columns.item_id: 'item'", "the columns are id, user, time")
+    assert_one_line(daily(), "shop.yaml: source.events[0].columns.item_id: 'item'", "the columns are id, user, time", code=2)
     pq.write_table(events().set_column(2, "time", pa.array(["noon"] * 40)), data / "log.parquet")
     assert_one_line(daily(), "events, ds=2026-03-02: 40 of 40 rows", "bad_event_time 40", f"rejects --conf {conf} --ds {DAY}")
-    assert_one_line(moveline("pages", "--conf", conf, "--ds", "2026-3-2"), "--ds 2026-3-2: ", "a day is written 2026-05-01")
+    assert_one_line(moveline("pages", "--conf", conf, "--ds", "2026-3-2"), "--ds 2026-3-2: ", "a day is written 2026-05-01", code=2)
 
 
 def test_rows_too_large_are_rejected_with_a_reason_and_the_rest_is_built(moveline: Run, data: Path, tmp_path: Path) -> None:
@@ -107,11 +107,12 @@ def test_rows_too_large_are_rejected_with_a_reason_and_the_rest_is_built(movelin
 
 
 def test_a_recipe_or_a_name_that_is_wrong_is_named(moveline: Run, tmp_path: Path) -> None:
-    assert_one_line(moveline("daily", "--conf", recipe(tmp_path, qualty={}), "--ds", DAY), "shop.yaml: qualty: Extra inputs")
+    done = moveline("daily", "--conf", recipe(tmp_path, qualty={}), "--ds", DAY)
+    assert_one_line(done, "shop.yaml: qualty: Extra inputs", code=2)
     conf = recipe(tmp_path)
     assert_one_line(moveline("train_model", "dien", "--conf", conf), "no model is called 'dien'", "din")
     assert_one_line(moveline("train_model", "din", "--conf", conf), "names no model 'din' under `models`")
-    assert_one_line(moveline("daily", "--conf", conf, "--ds", "2999-01-01"), "--ds 2999-01-01: ", "lies in the future")
+    assert_one_line(moveline("daily", "--conf", conf, "--ds", "2999-01-01"), "--ds 2999-01-01: ", "lies in the future", code=2)
     code, out, _ = moveline("models", "--conf", conf)
     assert code == 0 and "no model of shop is registered yet" in out
 
