@@ -23,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedSet
 from feature_store.home import cache_root, lake_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.revision import code_revision
 from feature_store.session import spark_session
-from feature_store.tables import Lake, fingerprint
+from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
 from jobs.candidates import candidate_lists
 from jobs.comparison import apart, by_arm, markdown

@@ -5,7 +5,6 @@ inputs, digest of its content, code revision) and an application transaction for
 one day one wins and the other gets a `ConflictError`, on a first write as well as on a rewrite.
 """
 
-import hashlib
 import json
 import re
 import time
@@ -25,13 +24,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import CONTRACTS, Contract
+from feature_store.day_commits import DayCommit, fingerprint, newest_commit, newest_commits, noted, partition_name
 from feature_store.errors import ConflictError, TableError, used_up
 from feature_store.revision import code_revision
 from feature_store.row_digest import digest_of_files, row_digest
 from feature_store.session import spark_schema
 from feature_store.worker_rows import WorkerRows
 
-_KEEP_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false"}
+_LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false",
+        "delta.checkpointInterval": "10"}
+"""Every commit is kept, and a table opens from a checkpoint and at most ten of them, however many there are."""
+
 _ATTEMPTS = 6
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
@@ -39,44 +42,23 @@ Counting = Callable[[DataFrame, Mapping[str, int]], Mapping[str, int]]
 """Row accounting of a day, from its rows as they lie on disk and what the workers counted beside them."""
 
 
-@dataclass(frozen=True)
-class DayCommit:
-    """What the newest commit of one day says about itself.
+class DayWriter:
+    """One attempt to replace one day; made by `Table.begin` *before* anything is read, so that conflicts are seen.
 
     Attributes
     ----------
-    ds : the day. version : table version of the commit. rows : rows of the day.
-    digest : digest of the day's rows, the same for any file layout. fingerprint : digest of everything it was made from.
-    counts : row accounting, e.g. {"in": 10, "out": 9, "reject.null_user_id": 1}. written_at : unix seconds.
+    before : the newest commit of the day then, or None when it was never written.
     """
-
-    ds: str
-    version: int
-    rows: int
-    digest: str
-    fingerprint: str
-    counts: dict[str, int] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    revision: str = ""
-    written_at: float = 0.0
-
-
-def fingerprint(parts: Mapping[str, Any]) -> str:
-    """Digest of a mapping of plain values, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-class DayWriter:
-    """One attempt to replace one day; made by `Table.begin` *before* anything is read, so that conflicts are seen."""
 
     def __init__(self, table: "Table", partition: Mapping[str, str], delta: DeltaTable) -> None:
         self.table = table
         self.partition = dict(partition)
         self._delta = delta
-        self._app = "/".join(f"{k}={v}" for k, v in sorted(self.partition.items()))
+        self._app = partition_name(partition)
         # A serial table has one more application transaction, which every day's commit counts up.
         names = [self._app, "every day"] if table.contract.serial else [self._app]
         self._next = {name: (delta.transaction_version(name) or 0) + 1 for name in names}
+        self.before = newest_commit(delta, self._app)
 
     def commit(self, rows: DataFrame | WorkerRows, *, counts: Mapping[str, int] | Counting,
                inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
@@ -87,7 +69,7 @@ class DayWriter:
         rows : the day's rows, with every column of the contract that is not a partition's.
         counts : row accounting, kept in the commit; or a function of the rows as they lie on disk, called before they are visible,
             and of what `WorkerRows` counted beside them.
-        inputs : what the day was made from (kept in the commit; see `Table.is_current`).
+        inputs : what the day was made from (kept in the commit; see `DayCommit.made_from`).
         arranged : a frame already has its final partitioning and order, as `WorkerRows` have; else its rows are spread by the
             first sort column.
 
@@ -98,7 +80,7 @@ class DayWriter:
         self._check(rows)
         written = self._written_by_workers(rows) if isinstance(rows, WorkerRows) else self._written_by_spark(rows, arranged)
         commit = self._summary(written, counts(written.rows, written.beside) if callable(counts) else counts, inputs)
-        previous = self.table.day(self.partition, self._delta)
+        previous = self.before
         if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
             return previous
         return self._publish(written, commit)
@@ -110,13 +92,12 @@ class DayWriter:
         ------
         TableError : the day was never written, or these are not its rows. ConflictError : as `commit`.
         """
-        before = self.table.day(self.partition, self._delta)
         self._check(frame)
         written = self._written_by_spark(frame, arranged=True)
-        if before is None or written.digest != before.digest:
+        if self.before is None or written.digest != self.before.digest:
             raise TableError(f"table {self.table.contract.name}, {self._app}: what was read is not what its newest commit wrote; "
                              "nothing was changed, build the day again")
-        return self._publish(written, replace(before, written_at=time.time()))
+        return self._publish(written, replace(self.before, written_at=time.time()))
 
     def _check(self, rows: DataFrame | WorkerRows) -> None:
         found = rows.schema.names
@@ -173,9 +154,8 @@ class DayWriter:
         now = int(commit.written_at * 1000)
         adds = [AddAction(f"{written.folder}/{name}", size, self.partition, now, True, json.dumps({"numRecords": rows}))
                 for name, size, rows in written.files]
-        note = {f"moveline.{k}": json.dumps(v) for k, v in vars(commit).items() if k != "version"}
-        note["moveline.partition"] = self._app
-        properties = CommitProperties(custom_metadata=note, app_transactions=[Transaction(*n) for n in self._next.items()])
+        properties = CommitProperties(custom_metadata=noted(commit, self._app),
+                                      app_transactions=[Transaction(*n) for n in self._next.items()])
         self._commit_once_nobody_was_first(adds, properties)
         found = self.table.day(self.partition)
         if found is None:
@@ -262,7 +242,7 @@ class Table:
         if "://" not in self.path:
             Path(self.path).mkdir(parents=True, exist_ok=True)
         schema = Schema.from_json(spark_schema(self.contract.schema).json())
-        DeltaTable.create(self.path, schema, mode="ignore", partition_by=list(self.contract.partition), configuration=_KEEP_LOG,
+        DeltaTable.create(self.path, schema, mode="ignore", partition_by=list(self.contract.partition), configuration=_LOG,
                           description=self.contract.row)
 
     def days(self, version: int | None = None) -> list[str]:
@@ -273,26 +253,16 @@ class Table:
 
     def day(self, partition: str | Mapping[str, str], delta: DeltaTable | None = None, digest: str = "") -> DayCommit | None:
         """The newest commit of a day (of this digest, when one is given), or None when there is none."""
-        wanted = {"ds": partition} if isinstance(partition, str) else dict(partition)
-        app = "/".join(f"{k}={v}" for k, v in sorted(wanted.items()))
         if delta is None and not self.exists():
             return None
-        for entry in (delta or self.open()).history():
-            if entry.get("moveline.partition") == app and (not digest or json.loads(entry["moveline.digest"]) == digest):
-                return _day_commit(entry)
-        return None
+        wanted = {"ds": partition} if isinstance(partition, str) else partition
+        return newest_commit(delta or self.open(), partition_name(wanted), digest)
 
     def digests(self, days: Iterable[str]) -> dict[str, str]:
-        """Digest of the content of each day, `absent` for one that was never written; the log is read once for all of them."""
-        newest: dict[str, str] = {}
-        for entry in self.open().history() if self.exists() else []:
-            newest.setdefault(entry.get("moveline.partition", ""), entry.get("moveline.digest", ""))
-        return {ds: json.loads(newest[f"ds={ds}"]) if f"ds={ds}" in newest else "absent" for ds in days}
-
-    def is_current(self, ds: str, inputs: Mapping[str, str], **partition: str) -> bool:
-        """Whether the day was already built from exactly these inputs."""
-        found = self.day({"ds": ds, **partition})
-        return found is not None and found.fingerprint == fingerprint(inputs)
+        """Digest of the content of each day, `absent` for one that was never written."""
+        names = {f"ds={ds}": ds for ds in days}
+        found = newest_commits(self.open(), names) if self.exists() else {}
+        return {ds: found[name].digest if name in found else "absent" for name, ds in names.items()}
 
     def files(self, days: Iterable[str] | None = None, version: int | None = None) -> list[str]:
         """Paths of the data files of some days (default: all), in a fixed order."""
@@ -349,11 +319,6 @@ def _every_path_named(delta: DeltaTable) -> set[str]:
     log = Path(delta.table_uri.removeprefix("file://")) / "_delta_log"
     actions = (json.loads(line) for file in log.glob("*.json") for line in file.read_text().splitlines())
     return {a["add"]["path"] for a in actions if "add" in a}
-
-
-def _day_commit(entry: Mapping[str, Any]) -> DayCommit:
-    keys = [k for k in DayCommit.__dataclass_fields__ if k != "version"]
-    return DayCommit(version=int(entry["version"]), **{k: json.loads(entry[f"moveline.{k}"]) for k in keys})
 
 
 def _with_partitions(dataset: Any, file: str, columns: list[str]) -> pa.Table:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pyspark.sql import DataFrame
 
+from feature_store.day_commits import DayCommit
 from feature_store.errors import TableError
 from feature_store.revision import source_digest
-from feature_store.tables import DayCommit, Lake, Table
+from feature_store.tables import Lake, Table
 from feature_store.worker_rows import WorkerRows
 
 Status = Literal["built", "unchanged", "skipped"]
@@ -97,7 +98,7 @@ def conserved(counts: Mapping[str, int], table: str, ds: str) -> dict[str, int]:
 
 
 def inputs_of(lake: Lake, days: Mapping[str, Iterable[str]], modules: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
-    """What a day is made from, for `Table.is_current`: digests of input days, of the transform's code, and the settings it uses.
+    """What a day is made from, for `DayCommit.made_from`: digests of input days, of the transform's code, and the settings it uses.
 
     Parameters
     ----------
@@ -144,8 +145,8 @@ def build_day(table: Table, ds: str, inputs: Callable[[], Mapping[str, str]], ma
     started = time.perf_counter()
     writer = table.begin(ds, **partition)
     wanted = inputs()
-    before = table.day({"ds": ds, **partition})
-    if before and table.is_current(ds, wanted, **partition):
+    before = writer.before
+    if before and before.made_from(wanted):
         return _result(table, before, "skipped", started)
     made = make(wanted)
     counts = made.counts

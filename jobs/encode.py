@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedFile, EncodedSet, Kind, file_digest
 from feature_store.encoding import BUCKET_ROWS, encode_flows, encode_pages, encode_pairs
 from feature_store.errors import TableError
@@ -27,7 +28,7 @@ from feature_store.home import cache_root
 from feature_store.negatives import Pool
 from feature_store.recipe import Recipe
 from feature_store.revision import source_digest
-from feature_store.tables import Lake, Table, fingerprint
+from feature_store.tables import Lake, Table
 from feature_store.vocabulary import FIELDS, Vocabulary
 from jobs.windows import Window, days_of, windows_for
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from feature_store.batch import TABLES
 from feature_store.collate import flat, renumbered
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedFile, EncodedSet, file_digest
 from feature_store.encoding import BUCKET_ROWS
 from feature_store.errors import ModelError
-from feature_store.tables import fingerprint
 from feature_store.vocabulary import FIELDS, Vocabulary
 from jobs.train_models import Part
 from models.artifact import VOCABULARY

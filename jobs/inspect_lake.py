@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from feature_store.contracts import CONTRACTS
-from feature_store.tables import DayCommit, Lake, Table
+from feature_store.day_commits import DayCommit, newest_first
+from feature_store.tables import Lake, Table
 
 _ROWS_AT_ONCE = 4_096
 _KEY_CHARS, _ROW_CHARS = 60, 400
@@ -18,22 +19,9 @@ def commits(table: Table) -> list[DayCommit]:
     """Newest commit of each day that was ever written (days that are now empty included), ascending."""
     if not table.exists():
         return []
-    import json
-
-    delta = table.open()
-    days: set[str] = set()
-    for entry in delta.history():
-        app = entry.get("moveline.partition")
-        if app:
-            days.update(p.removeprefix("ds=") for p in app.split("/") if p.startswith("ds="))
-    if table.contract.partition == ("ds",):
-        return [c for d in sorted(days) if (c := table.day(d, delta)) is not None]
     found: dict[str, DayCommit] = {}
-    for entry in delta.history():  # newest first
-        app = entry.get("moveline.partition")
-        if app and app not in found:
-            keys = [k for k in DayCommit.__dataclass_fields__ if k != "version"]
-            found[app] = DayCommit(version=int(entry["version"]), **{k: json.loads(entry[f"moveline.{k}"]) for k in keys})
+    for name, own in newest_first(table.open()):
+        found.setdefault(name, own)
     return sorted(found.values(), key=lambda c: c.ds)
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from feature_store.contracts import PAGES
+from feature_store.day_commits import fingerprint
 from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_limit
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
@@ -112,11 +113,13 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
     table = lake.table(_TABLES[cut])
     context = recipe.movelines.model_dump(include={"tokens", "visits", "days", "delay_s"})
     config = {"cut": cut, "max_page_items": recipe.quality.max_page_items, "context": context}
-    reads = {"exposures": [ds], "movelines": days, "visits": days, "items": _item_days(lake, ds)}
+    reads = {"exposures": [ds], "movelines": days, "visits": days}
+    items, item_days = lake.table("items"), _item_days(lake, ds)
     held: list[DataFrame] = []
 
     def inputs() -> dict[str, str]:
         found = inputs_of(lake, reads, ["jobs.pages", "feature_store.quality", *CODE], config)
+        found["items"] = fingerprint(items.digests(item_days))  # one entry: each day of pages has all days of items before it
         # A page cut at its click may use what became known on the next day, so only pages at show can ignore late rows.
         return settled(spark, lake, table, ds, found) if cut == "at_show" else found
 
@@ -130,7 +133,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
         counts = accounted_pages({k: n for k, (n, _) in found.items()})
         _refuse(lake, ds, rows, counts, recipe, path)
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
-        cuts = pages(rows, item_versions(lake.read(spark, "items", reads["items"]), ds), cut == "at_click")
+        cuts = pages(rows, item_versions(items.read(spark, item_days), ds), cut == "at_click")
         movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
         return Made(with_context(cuts, movelines, visits, recipe.movelines, buckets), partial(_written, counts))
 

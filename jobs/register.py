@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from feature_store.contracts import PAIR_KINDS
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedSet
 from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
-from feature_store.tables import Lake, fingerprint
+from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
 from jobs.evaluate import names, picture, save
 from jobs.gate import gate

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
+from feature_store.day_commits import fingerprint, newest_commits
 from feature_store.errors import ConfigError
 from feature_store.recipe import Recipe
-from feature_store.tables import Lake, fingerprint
+from feature_store.tables import Lake
 from models.kinds import READS
 
 
@@ -64,15 +65,14 @@ def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:
     for name in tables_of(recipe):
         table = lake.table(name)
         delta = table.open() if table.exists() else None
-        found = {d: table.day(d, delta) for d in days} if delta else {}
-        missing = [d for d in days if found.get(d) is None]
+        found = newest_commits(delta, [f"ds={d}" for d in days]) if delta else {}
+        missing = [d for d in days if f"ds={d}" not in found]
         if missing:
             return Snapshot(
                 recipe.name, day, f"training needs the days {days[0]} to {days[-1]}; {name} still lacks {', '.join(missing)}"
             )
-        commits = [c for c in found.values() if c is not None]
-        parts.update({f"{name}/{c.ds}": c.digest for c in commits})
-        rows[name] = sum(c.rows for c in commits)
+        parts.update({f"{name}/{c.ds}": c.digest for c in found.values()})
+        rows[name] = sum(c.rows for c in found.values())
         versions[name] = delta.version() if delta else 0
     settings = {"split": recipe.split.model_dump_json(), "models": str(sorted(recipe.models.items()))}
     return Snapshot(recipe.name, day, "", fingerprint({**parts, **settings}), rows, versions)

@@ -19,12 +19,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from feature_store.batch import BUCKET_ROWS
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedSet, file_digest
 from feature_store.errors import ModelError, MovelineError
 from feature_store.home import cache_root
 from feature_store.recipe import Recipe
 from feature_store.revision import code_revision
-from feature_store.tables import fingerprint
 from feature_store.vocabulary import Vocabulary
 from models.artifact import OPTIMISER, WEIGHTS, Weights, describe, grown_weights, load_weights, save_artifact
 from models.base import Model

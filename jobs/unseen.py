@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from feature_store.day_commits import fingerprint
 from feature_store.encoded_set import EncodedSet
 from feature_store.errors import ModelError
 from feature_store.home import cache_root, lake_root
 from feature_store.recipe import Recipe, load_recipe
 from feature_store.revision import code_revision
-from feature_store.tables import Lake, fingerprint
+from feature_store.tables import Lake
 from feature_store.vocabulary import Vocabulary
 from jobs.evaluate import save, tables
 from jobs.held_out import hold_out, scenarios_of

@@ -84,7 +84,8 @@ def test_unchanged_content_from_unchanged_inputs_is_not_committed_again(spark: S
     version = table.version()
     write(table, vocabulary(spark, ["a"]), inputs={"x": "1"})
     assert table.version() == version
-    assert table.is_current(DAY, {"x": "1"}) and not table.is_current(DAY, {"x": "2"})
+    found = table.day(DAY)
+    assert found and found.made_from({"x": "1"}) and not found.made_from({"x": "2"})
 
 
 @pytest.mark.parametrize("exists", [False, True])

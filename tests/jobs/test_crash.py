@@ -18,9 +18,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import EVENTS
+from feature_store.day_commits import DayCommit
 from feature_store.recipe import Recipe
 from feature_store.session import spark_schema
-from feature_store.tables import DayCommit, Lake
+from feature_store.tables import Lake
 from jobs.movelines import build
 
 DAY = "2026-01-05"

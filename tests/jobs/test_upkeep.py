@@ -77,7 +77,7 @@ def test_small_files_are_brought_together_and_nothing_is_built_again_for_it(spar
     after, (file,) = table.day(DAY), table.files([DAY])
     assert after is not None and after.version == before.version + 2  # that of the other day lies between
     assert (after.digest, after.fingerprint, after.counts, after.rows) == (before.digest, before.fingerprint, before.counts, 40)
-    assert table.is_current(DAY, {"users": "40"})
+    assert after.made_from({"users": "40"})
     rows = pq.read_table(file, columns=["user_id", "event_time"]).to_pylist()
     assert rows == sorted(rows, key=lambda r: (r["user_id"], r["event_time"])) and len(rows) == 40
 

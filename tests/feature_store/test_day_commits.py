@@ -1,0 +1,89 @@
+"""What is read of a Delta log: the newest commit of each day, whatever the order they were written in, and no more than needed."""
+
+import random
+from pathlib import Path
+
+import psutil
+import pytest
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.transaction import AddAction
+
+from feature_store.day_commits import DayCommit, newest_commit, newest_commits, newest_first, noted
+from feature_store.tables import Lake, Table
+
+DAYS = [f"2026-01-{n:02d}" for n in range(1, 29)]
+
+
+def commit(table: Table, ds: str, digest: str) -> None:
+    """A commit of a day as `DayWriter` makes it; the file it names does not exist."""
+    if not table.exists():
+        table.begin(ds)
+    delta, name = table.open(), f"ds={ds}"
+    number = (delta.transaction_version(name) or 0) + 1
+    own = DayCommit(ds, delta.version() + 1, 3, digest, "made from", inputs={"raw/log": "0" * 900})
+    add = AddAction(f"{name}/run={digest}/part.parquet", 1, {"ds": ds}, 1, True, '{"numRecords": 3}')
+    delta.create_write_transaction(
+        [add], mode="overwrite", schema=delta.schema(), partition_by=["ds"], partition_filters=[("ds", "=", ds)],
+        commit_properties=CommitProperties(custom_metadata=noted(own, name), app_transactions=[Transaction(name, number)]),
+        post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return Lake(str(tmp_path)).table("movelines")
+
+
+def read_by(delta: DeltaTable, days: list[str]) -> int:
+    """Bytes that looking up some days reads."""
+    before = psutil.Process().io_counters().read_chars
+    newest_commits(delta, [f"ds={ds}" for ds in days])
+    return psutil.Process().io_counters().read_chars - before
+
+
+def test_each_day_has_its_newest_commit_in_whatever_order_they_were_built(table: Table) -> None:
+    draw, newest = random.Random(3), dict[str, str]()
+    for n in range(37):
+        ds = draw.choice(DAYS[:12])
+        commit(table, ds, f"d{n}")
+        newest[ds] = f"d{n}"
+    assert table.digests(DAYS) == {ds: newest.get(ds, "absent") for ds in DAYS}
+    for ds in DAYS[:14]:
+        found = table.day(ds)
+        assert (found.digest if found else None) == newest.get(ds)
+    assert len(list(newest_first(table.open()))) == 37
+
+
+def test_an_older_commit_is_found_by_its_digest(table: Table) -> None:
+    for digest in ("old", "new"):
+        commit(table, DAYS[0], digest)
+    for ds in DAYS[1:10]:
+        commit(table, ds, "other")
+    old = newest_commit(table.open(), f"ds={DAYS[0]}", "old")
+    assert old is not None and (old.version, old.digest) == (1, "old")
+    assert newest_commit(table.open(), f"ds={DAYS[0]}", "never") is None
+
+
+def test_a_lookup_of_the_last_days_reads_as_much_of_a_long_log_as_of_a_short_one(table: Table) -> None:
+    for ds in DAYS[:6]:
+        commit(table, ds, "a")
+    short = read_by(table.open(), DAYS[3:6])
+    for ds in DAYS[6:]:
+        commit(table, ds, "a")
+    assert read_by(table.open(), DAYS[-3:]) == pytest.approx(short, rel=.2)
+
+
+def opened(table: Table) -> int:
+    """Bytes that opening the table reads."""
+    before = psutil.Process().io_counters().read_chars
+    table.open()
+    return psutil.Process().io_counters().read_chars - before
+
+
+def test_opening_a_long_log_reads_a_checkpoint_and_the_commits_after_it(table: Table) -> None:
+    read = []
+    for _ in range(3):
+        for ds in DAYS[:20]:
+            commit(table, ds, "a")
+        read.append(opened(table))
+    assert max(read) < 1.3 * min(read)
+    assert table.open().transaction_version(f"ds={DAYS[0]}") == 3
