@@ -5,8 +5,9 @@ available_time <= t. Both are one condition, `ready <= t`, with ready = max(time
 that was corrected or deleted is used up to its replaced_time: t < replaced_time.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,15 @@ from pyspark.sql.types import StructType
 from feature_store.contracts import FLOWS
 from feature_store.recipe import Movelines
 from feature_store.session import spark_schema
-from feature_store.worker_rows import Work, WorkerRows
+from feature_store.worker_rows import WorkerRows
 from jobs.pieces import changes, lists, micros, offsets_of, pieces, plain, spans, user_starts
 
 CODE = ("jobs.context", "jobs.pieces")
 """Modules whose change makes every table with a context run again."""
 
+TOKENS, _VISITS, _CUT = range(3)
+"""Kinds of rows that workers get: a day of a user's moveline, a visit, a cut."""
+_ORDER = ("user_id", "kind", "at", "visit")
 _TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "replaced_time"]
 _VISIT = ["entry_time", "closed_time", "available_time", "scene", "dwell_ms", "n_shown", "n_clicked", "n_carted"]
 _SCHEMA = pa.schema([f for f in FLOWS.schema if f.name.startswith(("moveline_", "visit_"))])
@@ -36,6 +40,28 @@ _DAY = 86_400 * 1_000_000
 _CHUNK = 65_536
 _MAX_LOOKED_AT = 1_048_576
 """Tokens (or visits) looked at in one step: a user with very many cuts is worked on in several."""
+_MOST_SENT = 1_000_000
+"""Users whose keys are sent to every task, some 30 bytes each."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Cuts of a piece's users, by user and time.
+
+    Attributes
+    ----------
+    row : [n] int64, a row of the piece that is of the cut's user. time : [n] int64, microseconds.
+    columns : what is handed out before `CONTEXT_COLUMNS`, n values each. counts : what is counted beside (`WorkerRows.beside`).
+    """
+
+    row: np.ndarray
+    time: np.ndarray
+    columns: list[pa.Array]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Cutter = Callable[[pa.Table], Cuts]
+"""From the rows of whole users, sorted (`user_id`, `kind`, `at`, `tokens`, ...), to their cuts."""
 
 
 def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, settings: Movelines,
@@ -54,18 +80,54 @@ def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, setti
     -------
     The columns of `cuts` and `CONTEXT_COLUMNS`, oldest first, sorted by (user_id, cut_time) in each partition.
     """
-    tokens = movelines.select("user_id", F.lit(0).alias("kind"), F.element_at("event_time", 1).alias("at"),
-                              F.struct(*_TOKEN[:-1], replaced_times()).alias("tokens"))
-    top = F.get("categories", F.lit(0)).alias("category")
-    stays = visits.select("user_id", F.lit(1).alias("kind"), F.col("closed_time").alias("at"),
-                          F.struct(*_VISIT, top).alias("visit"))
-    wanted = cuts.select("user_id", F.lit(2).alias("kind"), F.col("cut_time").alias("at"), F.struct(*cuts.columns).alias("cut"))
-    rows = tokens.unionByName(stays, True).unionByName(wanted, True)
+    wanted = cuts.select("user_id", F.lit(_CUT).alias("kind"), F.col("cut_time").alias("at"), F.struct(*cuts.columns).alias("cut"))
+    rows = _walks(movelines, visits).unionByName(wanted, True)
     spread = rows.repartition("user_id") if partitions is None else rows.repartition(partitions, "user_id")
-    ordered = spread.sortWithinPartitions("user_id", "kind", "at", "visit", "cut")
-    shape = StructType([*cuts.schema.fields, *spark_schema(_SCHEMA).fields])
-    schema = to_arrow_schema(shape)
-    return WorkerRows(ordered, _attach(schema, settings), schema)
+    ordered = spread.sortWithinPartitions(*_ORDER, "cut")
+    schema = to_arrow_schema(StructType([*cuts.schema.fields, *spark_schema(_SCHEMA).fields]))
+    return WorkerRows(ordered, partial(_attached, schema=schema, cutter=_given, settings=settings), schema)
+
+
+def with_own_cuts(movelines: DataFrame, visits: DataFrame, settings: Movelines, key: Column, cutter: Cutter, schema: pa.Schema,
+                  counted: tuple[str, ...]) -> WorkerRows:
+    """As `with_context`, for cuts that the workers find in the movelines themselves.
+
+    Parameters
+    ----------
+    key : of a row of movelines, in the column `key` for the cutter; null for visits. schema : of the columns that the cutter makes.
+    counted : what it counts.
+    """
+    ordered = _walks(movelines, visits, key.alias("key")).repartition("user_id").sortWithinPartitions(*_ORDER)
+    whole = pa.schema([*schema, *_SCHEMA])
+    return WorkerRows(ordered, partial(_attached, schema=whole, cutter=cutter, settings=settings), whole, counted)
+
+
+def of_users(rows: DataFrame, keys: DataFrame, users: int) -> DataFrame:
+    """The rows of some users, and of those who have the same key by chance.
+
+    When they are too many to be sent to every task, all rows are given back.
+
+    Parameters
+    ----------
+    keys : what `user_key` gives for these users. users : how many there are.
+    """
+    if users > _MOST_SENT:
+        return rows
+    return rows.join(F.broadcast(keys), user_key() == keys["user_key"], "left_semi")
+
+
+def user_key() -> Column:
+    """Eight bytes in place of a user's id."""
+    return F.xxhash64("user_id").alias("user_key")
+
+
+def _walks(movelines: DataFrame, visits: DataFrame, *more: Column) -> DataFrame:
+    tokens = movelines.select("user_id", F.lit(TOKENS).alias("kind"), F.get("event_time", F.lit(0)).alias("at"),
+                              F.struct(*_TOKEN[:-1], replaced_times()).alias("tokens"), *more)
+    top = F.get("categories", F.lit(0)).alias("category")
+    stays = visits.select("user_id", F.lit(_VISITS).alias("kind"), F.col("closed_time").alias("at"),
+                          F.struct(*_VISIT, top).alias("visit"))
+    return tokens.unionByName(stays, True)
 
 
 def replaced_times() -> Column:
@@ -73,34 +135,45 @@ def replaced_times() -> Column:
     return F.coalesce("replaced_time", F.transform("event_time", lambda _: F.lit(None).cast("timestamp"))).alias("replaced_time")
 
 
-def _attach(schema: pa.Schema, settings: Movelines) -> Work:
-    def attach(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for piece in pieces(batches, user_starts, rows=_CHUNK):
-            yield from _piece(piece.table.slice(0, piece.done), schema, settings)
+def _attached(batches: Iterator[pa.RecordBatch], schema: pa.Schema, cutter: Cutter,
+              settings: Movelines) -> Iterator[pa.RecordBatch]:
+    """Runs on Spark's workers."""
+    for piece in pieces(batches, user_starts, rows=_CHUNK):
+        table = piece.table.slice(0, piece.done)
+        cuts = cutter(table)
+        if len(cuts.row):
+            yield from _piece(table, cuts, schema, settings)
+        if cuts.counts:
+            yield pa.RecordBatch.from_pydict({name: [count] for name, count in cuts.counts.items()})
 
-    return attach
+
+def rows_of(table: pa.Table, kind: int) -> np.ndarray:
+    """Positions of the rows of a kind."""
+    return np.flatnonzero(plain(table["kind"]).to_numpy() == kind)
 
 
-def _piece(table: pa.Table, schema: pa.Schema, settings: Movelines) -> Iterator[pa.RecordBatch]:
+def _given(table: pa.Table) -> Cuts:
+    rows = rows_of(table, _CUT)
+    taken = pa.array(rows)
+    return Cuts(rows, micros(plain(table["at"]).take(taken)), plain(table["cut"]).take(taken).flatten())
+
+
+def _piece(table: pa.Table, cuts: Cuts, schema: pa.Schema, settings: Movelines) -> Iterator[pa.RecordBatch]:
     users = np.zeros(table.num_rows, np.int64)
     users[changes(table["user_id"])[1:]] = 1
     users = np.cumsum(users)
-    kind = plain(table["kind"]).to_numpy()
-    rows = [np.flatnonzero(kind == k) for k in range(3)]
-    if not len(rows[2]):
-        return
+    rows = [rows_of(table, kind) for kind in (TOKENS, _VISITS)]
     tokens = _Walk.of_movelines(plain(table["tokens"]).take(pa.array(rows[0])), users[rows[0]], settings)
     visits = _Walk.of_visits(plain(table["visit"]).take(pa.array(rows[1])), users[rows[1]], settings)
-    cuts = plain(table["cut"]).take(pa.array(rows[2]))
-    user, time = users[rows[2]], micros(plain(table["at"]).take(pa.array(rows[2])))
+    user = users[cuts.row]
     widest = max(settings.tokens, settings.visits, 1)
-    reach = [tokens.reach(user, time, settings.tokens), visits.reach(user, time, settings.visits)]
+    reach = [tokens.reach(user, cuts.time, settings.tokens), visits.reach(user, cuts.time, settings.visits)]
     looked_at = np.maximum(np.maximum(reach[0][1], reach[1][1]), widest)
     for first, last in _blocks(looked_at):
         part = slice(first, last)
-        known = [walk.last(start[part], length[part], time[part], most)
+        known = [walk.last(start[part], length[part], cuts.time[part], most)
                  for walk, (start, length), most in zip((tokens, visits), reach, (settings.tokens, settings.visits), strict=True)]
-        columns = [*cuts.slice(first, last - first).flatten(), *known[0], *known[1]]
+        columns = [*(column.slice(first, last - first) for column in cuts.columns), *known[0], *known[1]]
         yield pa.RecordBatch.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 

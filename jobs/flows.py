@@ -7,7 +7,6 @@ became available: it is a target and never an input. It ends with the day, so th
 hash of user and time.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,36 +17,35 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store.contracts import FLOWS
-from feature_store.recipe import Flows, Recipe
-from feature_store.session import spark_schema
+from feature_store.recipe import Flows, Movelines, Recipe
 from feature_store.tables import Lake
-from jobs.context import CODE, replaced_times, with_context
+from feature_store.worker_rows import WorkerRows
+from jobs.context import CODE, TOKENS, Cuts, of_users, rows_of, user_key, with_own_cuts
 from jobs.day import DayResult, Made, build_day, days_until, inputs_of
-from jobs.pieces import lists, micros, offsets_of, spans
+from jobs.pieces import lists, micros, offsets_of, plain, spans
 from jobs.ragged import Keys, Longs, mixed, smallest
 
 _SEED = 20_250_609
 _TOKEN = {"item_id": "future_item", "category_id": "future_category", "scene": "future_scene", "action": "future_action",
           "event_time": "future_time"}
 _CUTS = pa.schema([FLOWS.schema.field(name) for name in ("user_id", "cut_time", *_TOKEN.values())])
-_COUNTS = pa.schema([pa.field(name, pa.int64(), False) for name in ("in", "merged", "same_time", "not_chosen")])
+_COUNTS = ("in", "merged", "same_time", "not_chosen")
 
 
-def cuts(movelines: DataFrame, settings: Flows) -> DataFrame:
-    """The chosen cuts of a day: user_id, cut_time and the future_* lists, first item next.
+def flows(movelines: DataFrame, visits: DataFrame, ds: str, settings: Flows, context: Movelines) -> WorkerRows:
+    """The chosen cuts of a day with their context and future (first item next), by user and time in each partition.
 
     Parameters
     ----------
-    movelines : rows of the MOVELINES contract, of one day (one row a user).
+    movelines, visits : rows of these contracts, of the day and of those before it that a context may reach.
+
+    Returns
+    -------
+    The columns of the `flows` contract without `ds`. Counted beside: `in` all interests of the day, `merged` repeats of the item
+    before, `same_time` not the first at their time, `not_chosen` beyond the cuts of a day; the others are cuts.
     """
-    return _per_batch(movelines, settings, _future, _CUTS)
-
-
-def cut_counts(movelines: DataFrame, settings: Flows) -> dict[str, int]:
-    """What became of the interests of a day: `in` all of them, `merged` repeats of the item before, `same_time` not the first at
-    their time, `not_chosen` beyond the cuts of a day; the others are cuts."""
-    sums = _per_batch(movelines, settings, _accounts, _COUNTS).agg(*(F.sum(f.name).alias(f.name) for f in _COUNTS)).first()
-    return {f.name: int((sums[f.name] if sums else 0) or 0) for f in _COUNTS}
+    key = F.when(F.col("ds") == ds, F.xxhash64(F.lit(_SEED), "user_id"))
+    return with_own_cuts(movelines, visits, context, key, partial(_cuts, settings=settings), _CUTS, _COUNTS)
 
 
 def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult:
@@ -57,10 +55,10 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
     config = {"flows": recipe.flows.model_dump(), "movelines": context}
 
     def make(_: object) -> Made:
-        today = lake.read(spark, "movelines", [ds])
-        movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
-        found = with_context(cuts(today, recipe.flows), movelines, visits, recipe.movelines)
-        return Made(found, lambda rows: {**cut_counts(today, recipe.flows), "out": rows.count()})
+        today = lake.read(spark, "movelines", [ds])  # a row a user
+        keys, users = today.select(user_key()), today.count()
+        movelines, visits = (of_users(lake.read(spark, name, days), keys, users) for name in ("movelines", "visits"))
+        return Made(flows(movelines, visits, ds, recipe.flows, recipe.movelines), lambda rows: {"out": rows.count()})
 
     inputs = partial(inputs_of, lake, {"movelines": days, "visits": days}, ["jobs.flows", "jobs.ragged", *CODE], config)
     return build_day(lake.table("flows"), ds, inputs, make)
@@ -68,12 +66,12 @@ def build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str) -> DayResult
 
 @dataclass(frozen=True)
 class _Interests:
-    """Interests of an Arrow batch of movelines, without repeats.
+    """Interests of some rows of movelines, without repeats.
 
     Attributes
     ----------
     tokens : flattened lists by column. at : [n] their positions in `tokens`. user : [n] their row. chosen : [m] positions in `at`.
-    counts : see `cut_counts`.
+    counts : see `flows`.
     """
 
     tokens: dict[str, pa.Array]
@@ -83,22 +81,24 @@ class _Interests:
     counts: dict[str, int]
 
 
-def _per_batch(movelines: DataFrame, settings: Flows, work: Callable[[pa.RecordBatch, _Interests, int], pa.RecordBatch],
-               schema: pa.Schema) -> DataFrame:
-    keyed = movelines.select("user_id", *_TOKEN, replaced_times(), F.xxhash64(F.lit(_SEED), "user_id").alias("_key"))
-    return keyed.mapInArrow(partial(_batches, settings=settings, work=work), spark_schema(schema))
+def _cuts(table: pa.Table, settings: Flows) -> Cuts:
+    """Runs on Spark's workers: the cuts of whole users, see `jobs.context.Cutter`."""
+    days = rows_of(table, TOKENS)
+    today = days[plain(table["key"]).take(pa.array(days)).is_valid().to_numpy(zero_copy_only=False)]
+    taken = pa.array(today)
+    own = plain(table["tokens"]).take(taken)
+    found = _interests(own, plain(table["key"]).take(taken).to_numpy().view(np.uint64), settings)
+    row = today[found.user[found.chosen]]
+    cut = found.tokens["event_time"].take(pa.array(found.at[found.chosen]))
+    columns = [plain(table["user_id"]).take(pa.array(row)), cut, *_ahead(found, settings.future)]
+    return Cuts(row, micros(cut), columns, found.counts)
 
 
-def _batches(batches: Iterator[pa.RecordBatch], settings: Flows,
-             work: Callable[[pa.RecordBatch, _Interests, int], pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield work(batch, _interests(batch, settings), settings.future)
-
-
-def _interests(batch: pa.RecordBatch, settings: Flows) -> _Interests:
-    tokens = {name: batch.column(name).flatten() for name in _TOKEN}
-    user = np.repeat(np.arange(batch.num_rows), np.diff(batch.column("item_id").offsets.to_numpy()))
-    wanted = pc.and_(pc.is_valid(tokens["item_id"]), pc.is_null(batch.column("replaced_time").flatten()))
+def _interests(days: pa.StructArray, keys: Keys, settings: Flows) -> _Interests:
+    lists_of = {name: days.field(name) for name in (*_TOKEN, "replaced_time")}
+    tokens = {name: column.flatten() for name, column in lists_of.items()}
+    user = np.repeat(np.arange(len(days)), pc.list_value_length(lists_of["item_id"]).to_numpy(zero_copy_only=False))
+    wanted = pc.and_(pc.is_valid(tokens["item_id"]), pc.is_null(tokens["replaced_time"]))
     if settings.actions is not None:
         wanted = pc.and_(wanted, pc.is_in(tokens["action"], pa.array(settings.actions, pa.string())))
     found = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
@@ -106,12 +106,10 @@ def _interests(batch: pa.RecordBatch, settings: Flows) -> _Interests:
     at = found[_starts(user[found], item)]
     of, time = user[at], micros(tokens["event_time"].take(pa.array(at)))
     possible = np.flatnonzero(_starts(of, time))
-    user_key: Keys = batch.column("_key").to_numpy().view(np.uint64)[of[possible]]
-    key = mixed(user_key, time[possible].view(np.uint64))
+    key = mixed(keys[of[possible]], time[possible].view(np.uint64))
     chosen = possible[smallest(of[possible], key, settings.cuts_a_day)]
-    counts = {"in": found.size, "merged": found.size - at.size, "same_time": at.size - possible.size,
-              "not_chosen": possible.size - chosen.size}
-    return _Interests(tokens, at, of, chosen, counts)
+    counts = (found.size, found.size - at.size, at.size - possible.size, possible.size - chosen.size)
+    return _Interests(tokens, at, of, chosen, dict(zip(_COUNTS, counts, strict=True)))
 
 
 def _starts(user: Longs, value: Longs) -> np.ndarray:
@@ -119,15 +117,9 @@ def _starts(user: Longs, value: Longs) -> np.ndarray:
     return np.r_[True, (user[1:] != user[:-1]) | (value[1:] != value[:-1])][:user.size]
 
 
-def _future(batch: pa.RecordBatch, found: _Interests, future: int) -> pa.RecordBatch:
-    user = found.user[found.chosen]
-    end = np.searchsorted(found.user, user, side="right")
+def _ahead(found: _Interests, future: int) -> list[pa.ListArray]:
+    """The future_* lists of the chosen cuts."""
+    end = np.searchsorted(found.user, found.user[found.chosen], side="right")
     length = np.minimum(end - found.chosen, future)
     offsets, taken = offsets_of(length), pa.array(found.at[spans(found.chosen, length)])
-    ahead = [lists(offsets, found.tokens[name].take(taken)) for name in _TOKEN]
-    cut = found.tokens["event_time"].take(pa.array(found.at[found.chosen]))
-    return pa.RecordBatch.from_arrays([batch.column("user_id").take(pa.array(user)), cut, *ahead], _CUTS.names)
-
-
-def _accounts(_: pa.RecordBatch, found: _Interests, __: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([found.counts[f.name]]) for f in _COUNTS], _COUNTS.names)
+    return [lists(offsets, found.tokens[name].take(taken)) for name in _TOKEN]

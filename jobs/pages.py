@@ -17,7 +17,7 @@ from feature_store.day_commits import fingerprint
 from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_limit
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
-from jobs.context import CODE, with_context
+from jobs.context import CODE, of_users, user_key, with_context
 from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
 from jobs.settled import settled
 
@@ -134,7 +134,10 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
         _refuse(lake, ds, rows, counts, recipe, path)
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
         cuts = pages(rows, item_versions(items.read(spark, item_days), ds), cut == "at_click")
-        movelines, visits = (lake.read(spark, name, days) for name in ("movelines", "visits"))
+        keys = rows.where(F.col(STATUS) == OUT).select(user_key()).distinct().persist(StorageLevel.DISK_ONLY)
+        held.append(keys)
+        users = keys.count()
+        movelines, visits = (of_users(lake.read(spark, name, days), keys, users) for name in ("movelines", "visits"))
         return Made(with_context(cuts, movelines, visits, recipe.movelines, buckets), partial(_written, counts))
 
     try:

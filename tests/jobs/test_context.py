@@ -137,3 +137,12 @@ def test_the_token_of_the_same_microsecond_is_not_used(spark: SparkSession) -> N
     cuts = spark.createDataFrame([("u", at(10)), ("u", at(10.000001)), ("u", at(10.5))], "user_id string, cut_time timestamp")
     rows = context.with_context(cuts, lines, stays, Movelines()).frame.orderBy("cut_time").collect()
     assert [len(r.moveline_time) for r in rows] == [0, 1, 3] and ds_of(at(9)) == "2026-01-05"
+
+
+@pytest.mark.parametrize(("most", "stay"), [(2, ["a", "c"]), (1, ["a", "b", "c"])])
+def test_rows_of_other_users_are_left_out_unless_the_users_are_too_many(
+        spark: SparkSession, monkeypatch: pytest.MonkeyPatch, most: int, stay: list[str]) -> None:
+    monkeypatch.setattr(context, "_MOST_SENT", most)
+    lines, _ = tables(spark, [event(user, n) for user in "abc" for n in range(3)], Movelines(), 0)
+    keys = lines.where("user_id != 'b'").select(context.user_key())
+    assert sorted(row.user_id for row in context.of_users(lines, keys, 2).collect()) == stay

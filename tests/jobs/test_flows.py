@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from feature_store.contracts import MOVELINES
-from feature_store.recipe import Flows, Recipe
+from feature_store.contracts import MOVELINES, VISITS
+from feature_store.recipe import Flows, Movelines, Recipe
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
-from jobs.flows import build, cut_counts, cuts
+from feature_store.worker_rows import WorkerRows
+from jobs.flows import build, flows
 
 DAY = "2026-01-05"
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -70,14 +71,20 @@ def as_dict(frame: DataFrame) -> dict[tuple[str, int], list[Token]]:
     return found
 
 
+def made(frame: DataFrame, settings: Flows) -> WorkerRows:
+    """The flows of a day of users who made no visit."""
+    no_visits = frame.sparkSession.createDataFrame([], spark_schema(VISITS.schema))
+    return flows(frame, no_visits, DAY, settings, Movelines())
+
+
 @pytest.mark.parametrize("actions", [None, ["click"]])
 def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list[str] | None) -> None:
     settings = Flows(future=3, cuts_a_day=1_000, actions=actions)
     walks = random_walks(1, 50, 25)
     frame = movelines(spark, walks)
     want = expected(walks, settings)
-    assert as_dict(cuts(frame, settings)) == want and len(want) > 100
-    counts = cut_counts(frame, settings)
+    assert as_dict(made(frame, settings).frame) == want and len(want) > 100
+    counts = made(frame, settings).counted()
     assert counts["in"] == len(want) + counts["merged"] + counts["same_time"] and counts["not_chosen"] == 0
     assert min(counts["merged"], counts["same_time"]) > 0
 
@@ -85,12 +92,12 @@ def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list
 def test_chosen_cuts_are_a_capped_part_that_partitions_do_not_change(spark: SparkSession) -> None:
     walks = random_walks(2, 40, 30)
     frame, every = movelines(spark, walks), expected(walks, Flows(future=4))
-    some = as_dict(cuts(frame, Flows(future=4, cuts_a_day=2)))
-    assert some == as_dict(cuts(frame.repartition(5), Flows(future=4, cuts_a_day=2)))
+    some = as_dict(made(frame, Flows(future=4, cuts_a_day=2)).frame)
+    assert some == as_dict(made(frame.repartition(5), Flows(future=4, cuts_a_day=2)).frame)
     assert all(every[key] == future for key, future in some.items())
     for user in walks:
         assert sum(u == user for u, _ in some) == min(2, sum(u == user for u, _ in every))
-    counts = cut_counts(frame, Flows(future=4, cuts_a_day=2))
+    counts = made(frame, Flows(future=4, cuts_a_day=2)).counted()
     assert counts["in"] == len(some) + counts["merged"] + counts["same_time"] + counts["not_chosen"]
 
 
@@ -116,5 +123,5 @@ def test_a_built_row_knows_nothing_from_its_cut_on(spark: SparkSession, lake: La
 
 def test_a_day_without_interests_has_no_flows(spark: SparkSession) -> None:
     for walks in ({}, {"u": [(1, "x", "view", None)], "v": []}):
-        assert cuts(movelines(spark, walks), Flows()).count() == 0
-        assert sum(cut_counts(movelines(spark, walks), Flows()).values()) == 0
+        none = made(movelines(spark, walks), Flows())
+        assert none.frame.count() == 0 and sum(none.counted().values()) == 0
