@@ -7,7 +7,6 @@ a value that does not fit its column's type becomes a reject (column `bad`), nev
 import re
 from collections.abc import Callable
 
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -15,6 +14,7 @@ from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructTy
 
 from feature_store.contracts import CONTRACTS, Contract
 from feature_store.errors import ConfigError
+from feature_store.kept import Kept
 from feature_store.raw_inputs import RawFiles, find_files, malformed_rows, read_rows, short_reason
 from feature_store.recipe import Mapping, Recipe, View
 from feature_store.session import spark_schema
@@ -46,7 +46,7 @@ class Source:
         self._path, self._back = recipe_path, days_back
         self._frames: dict[str, DataFrame] = {}
         self._files: dict[str, RawFiles] = {}
-        self._held: list[DataFrame] = []
+        self._kept = Kept()
 
     def tables(self) -> list[str]:
         """Canonical tables that the recipe maps, clicks included."""
@@ -87,9 +87,7 @@ class Source:
 
     def release(self) -> None:
         """Free the views kept because several others take their rows from them."""
-        for frame in self._held:
-            frame.unpersist()
-        self._held.clear()
+        self._kept.release()
         self._frames.clear()
 
     def _mappings(self, table: str) -> list[Mapping]:
@@ -118,16 +116,15 @@ class Source:
             if name in self.spec.inputs:
                 self._frames[name] = read_rows(self.spark, self._raw(name), self._at("inputs", name))
             else:
-                self._frames[name] = self._kept(name, self._view(self.spec.views[name], self._at("views", name)))
+                self._frames[name] = self._once(name, self._view(self.spec.views[name], self._at("views", name)))
         return self._frames[name]
 
-    def _kept(self, name: str, frame: DataFrame) -> DataFrame:
+    def _once(self, name: str, frame: DataFrame) -> DataFrame:
         # What several mappings and views take from is computed once: its windows and groups cost as much each time.
         mappings = (m for table in self.tables() for m in self._mappings(table))
         if [taken.source for taken in mappings].count(name) + [v.source for v in self.spec.views.values()].count(name) < 2:
             return frame
-        self._held.append(frame.persist(StorageLevel.DISK_ONLY))
-        return frame
+        return self._kept.keep(frame)
 
     def _view(self, view: View, place: str) -> DataFrame:
         frame = self._frame(view.source, place)

@@ -11,12 +11,12 @@ from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from feature_store import quality
 from feature_store.contracts import CONTRACTS
+from feature_store.kept import Kept
 from feature_store.quality import JOINED, MAX_ROW_CHARS, OUT, ROW, STATUS, accounted, refused, short_json, within_limit
 from feature_store.raw_inputs import explained
 from feature_store.recipe import Recipe
@@ -77,7 +77,7 @@ class Ingest:
         late = self.source.late_days()
         self.wide = Source(spark, recipe, self.data, ds, recipe_path, days_back=late) if late else self.source
         self.alone = Source(spark, _without_late_days(recipe), self.data, ds, recipe_path) if late else self.source
-        self._kept: list[DataFrame] = []
+        self._kept = Kept()
 
     def malformed(self) -> list[str]:
         """Send the day's unparsable lines to `rejects` under the origin `input_<name>`; what a user should know of them."""
@@ -105,14 +105,8 @@ class Ingest:
             result = build_day(self.lake.table(name), self.ds, partial(self._inputs, [name, *clicks]),
                                lambda inputs: self._make(name, dict(inputs)))
         finally:
-            while self._kept:
-                self._kept.pop().unpersist()
+            self._kept.release()
         return result if result.rows or result.status == "skipped" else replace(result, note=self._empty_note(name))
-
-    def _keep(self, frame: DataFrame) -> DataFrame:
-        # On disk: what lies in memory is taken from the sorts and groups of the same stages, which then end without any.
-        self._kept.append(frame.persist(StorageLevel.DISK_ONLY))
-        return frame
 
     def _inputs(self, names: list[str]) -> dict[str, str]:
         source = self.wide if "clicks" in names else self.source
@@ -142,7 +136,7 @@ class Ingest:
         if not any_day:
             rows = union_all([rows, *self._outside(name)])
         # Counted, refused, compared and written from one reading.
-        return quality.judged(self._keep(rows), name, limits, source, self._keep)
+        return quality.judged(self._kept.keep(rows), name, limits, source, self._kept.keep)
 
     def _ruled(self, source: Source, name: str, any_day: bool) -> DataFrame:
         return source.rows(name, any_day, lambda frame: quality.ruled(frame, name, self.recipe.quality, self.recipe.source))
@@ -181,7 +175,7 @@ class Ingest:
         pages = self.wide.rows("exposures", any_day=True).where(elsewhere).select("page_id").distinct()
         outside = (F.col("click_time") < first) | (F.col("click_time") >= day_start(self.ds) + timedelta(1))
         lost = F.when(outside, OUTSIDE).otherwise(NOT_SHOWN)
-        return self._keep(placed_clicks(clicks, shown, pages, own, lost).drop(_ARRIVED))
+        return self._kept.keep(placed_clicks(clicks, shown, pages, own, lost).drop(_ARRIVED))
 
     def _late_clicks(self) -> int | None:
         """For how many days after a page its clicks may arrive; None when they lie in files without a day in their path."""
@@ -193,7 +187,7 @@ class Ingest:
         if self.alone is self.source:
             return clicks.withColumn(_ARRIVED, F.lit(True))
         rows = self._ruled(self.alone, "clicks", any_day=True)
-        own = quality.judged(rows, "clicks", self.recipe.quality, self.recipe.source, self._keep)
+        own = quality.judged(rows, "clicks", self.recipe.quality, self.recipe.source, self._kept.keep)
         later = clicks.exceptAll(own.select(*clicks.columns))
         return own.withColumn(_ARRIVED, F.lit(True)).unionByName(later.withColumn(_ARRIVED, F.lit(False)))
 

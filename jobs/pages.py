@@ -8,12 +8,12 @@ The files of a day are one a user bucket, so that a user's pages lie together an
 from functools import partial
 from pathlib import Path
 
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from feature_store.contracts import PAGES
 from feature_store.day_commits import fingerprint
+from feature_store.kept import Kept
 from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_limit
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
@@ -115,7 +115,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
     config = {"cut": cut, "max_page_items": recipe.quality.max_page_items, "context": context}
     reads = {"exposures": [ds], "movelines": days, "visits": days}
     items, item_days = lake.table("items"), _item_days(lake, ds)
-    held: list[DataFrame] = []
+    kept = Kept()
 
     def inputs() -> dict[str, str]:
         found = inputs_of(lake, reads, ["jobs.pages", "feature_store.quality", *CODE], config)
@@ -126,25 +126,20 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
     def make(_: object) -> Made:
         exposures = lake.read(spark, "exposures", [ds])
         # Counted, refused and gathered from one pass.
-        rows = judged(exposures, recipe.quality.max_page_items).persist(StorageLevel.DISK_ONLY)
-        held.append(rows)
+        rows = kept.keep(judged(exposures, recipe.quality.max_page_items))
         found = {r[STATUS]: (r["n"], r["pages"]) for r in rows.groupBy(STATUS).agg(
             F.count("*").alias("n"), F.approx_count_distinct("page_id").alias("pages")).collect()}
         counts = accounted_pages({k: n for k, (n, _) in found.items()})
         _refuse(lake, ds, rows, counts, recipe, path)
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
         cuts = pages(rows, item_versions(items.read(spark, item_days), ds), cut == "at_click")
-        keys = rows.where(F.col(STATUS) == OUT).select(user_key()).distinct().persist(StorageLevel.DISK_ONLY)
-        held.append(keys)
+        keys = kept.keep(rows.where(F.col(STATUS) == OUT).select(user_key()).distinct())
         users = keys.count()
         movelines, visits = (of_users(lake.read(spark, name, days), keys, users) for name in ("movelines", "visits"))
         return Made(with_context(cuts, movelines, visits, recipe.movelines, buckets), partial(_written, counts))
 
-    try:
+    with kept:
         return build_day(table, ds, inputs, make)
-    finally:
-        for rows in held:
-            rows.unpersist()
 
 
 def _item_days(lake: Lake, ds: str) -> list[str]:
