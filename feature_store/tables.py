@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 from feature_store.contracts import CONTRACTS, Contract
 from feature_store.day_commits import DayCommit, fingerprint, newest_commit, newest_commits, noted, partition_name
 from feature_store.errors import ConflictError, TableError, used_up
+from feature_store.kept import Kept
 from feature_store.revision import code_revision
 from feature_store.row_digest import digest_of_files, row_digest
 from feature_store.session import spark_schema
@@ -116,7 +117,10 @@ class DayWriter:
 
     def _written_by_workers(self, rows: WorkerRows) -> "_Written":
         if "://" in self.table.path:  # Spark reaches any file system; a worker only what is mounted
-            return replace(self._written_by_spark(rows.frame, arranged=True), beside=rows.counted())
+            with Kept() as kept:  # what counts beside its rows makes both at once
+                every = kept.keep(rows.with_counts) if rows.beside else rows.frame
+                written = self._written_by_spark(rows.rows_of(every), arranged=True)
+                return replace(written, beside=rows.counts_of(every))
         folder = self._folder()
         names, beside = rows.write(Path(self.table.path) / folder, self._stored)
         paths = [f"{self.table.path}/{folder}/{name}" for name in names]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from feature_store.session import spark_schema
 
@@ -48,9 +49,20 @@ class WorkerRows:
         """The same rows as a DataFrame."""
         return self.source.mapInArrow(partial(_rows_alone, work=self.work, beside=self.beside), spark_schema(self.schema))
 
-    def counted(self) -> dict[str, int]:
-        """What was counted beside the rows, which are made for it and let go."""
-        return self._added_up(partial(_count_part, work=self.work, beside=self.beside))[1] if self.beside else {}
+    @property
+    def with_counts(self) -> DataFrame:
+        """The rows and, among them, rows that hold nothing but what was counted beside: see `rows_of` and `counts_of`."""
+        shape = pa.schema([*(f.with_nullable(True) for f in self.schema), *(pa.field(name, pa.int64()) for name in self.beside)])
+        return self.source.mapInArrow(partial(_in_one_shape, work=self.work, schema=shape), spark_schema(shape))
+
+    def rows_of(self, every: DataFrame) -> DataFrame:
+        """The rows among those of `with_counts`, in the same order."""
+        return every.where(F.col(self.beside[0]).isNull()).drop(*self.beside) if self.beside else every
+
+    def counts_of(self, every: DataFrame) -> dict[str, int]:
+        """What was counted beside, added up from `with_counts`."""
+        sums = every.agg(*(F.sum(name).alias(name) for name in self.beside)).first() if self.beside else None
+        return {name: int((sums[name] if sums else 0) or 0) for name in self.beside}
 
     def write(self, folder: Path, schema: pa.Schema) -> tuple[list[str], dict[str, int]]:
         """Write the columns of `schema` to files of a folder that every worker reaches by this path, one a partition with rows.
@@ -59,11 +71,9 @@ class WorkerRows:
         the counts beside them are of the same tasks.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        return self._added_up(partial(_write_part, work=self.work, beside=self.beside, folder=folder, schema=schema))
-
-    def _added_up(self, part: Work) -> tuple[list[str], dict[str, int]]:
         shape = ", ".join(["file string", *(f"{name} long" for name in self.beside)])
-        found = self.source.mapInArrow(part, shape).collect()
+        work = partial(_write_part, work=self.work, beside=self.beside, folder=folder, schema=schema)
+        found = self.source.mapInArrow(work, shape).collect()
         return sorted(row.file for row in found if row.file), {name: sum(row[name] for row in found) for name in self.beside}
 
 
@@ -92,11 +102,10 @@ def _rows_alone(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str
     return _Counts(beside).without(work(batches))
 
 
-def _count_part(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    counts = _Counts(beside)
-    for _ in counts.without(work(batches)):
-        pass
-    yield counts.told(None)
+def _in_one_shape(batches: Iterator[pa.RecordBatch], work: Work, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in work(batches):
+        found = dict(zip(batch.schema.names, batch.columns, strict=True))
+        yield pa.RecordBatch.from_arrays([found.get(f.name, pa.nulls(batch.num_rows, f.type)) for f in schema], schema=schema)
 
 
 def _write_part(batches: Iterator[pa.RecordBatch], work: Work, beside: tuple[str, ...], folder: Path,

@@ -1,6 +1,7 @@
 """Rows written by Spark's Python workers: the rows and the digest that Spark's own writer gives, on a real SparkContext."""
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,9 @@ def test_a_file_of_a_task_that_ran_twice_is_no_part_of_the_day(spark: SparkSessi
     assert len(lake.table("movelines").orphans(older_than_s=0)) >= 1
 
 
-def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows of `users`, and how many numbers were left out and seen."""
+def counted(batches: Iterator[pa.RecordBatch], ran: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of `users`, and how many numbers were left out and seen; each run of it leaves a file."""
+    (ran / uuid.uuid4().hex).touch()
     for own in batches:
         yield from users(iter([own]))
         numbers = own["id"].to_pylist()
@@ -90,7 +92,9 @@ def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 @pytest.mark.parametrize("count", [25, 1, 0])
 def test_what_is_counted_beside_the_rows_is_added_up_and_no_row(spark: SparkSession, tmp_path: Path, count: int) -> None:
-    made, told = WorkerRows(spark.range(0, count, 1, 3), counted, STORED, ("out", "seen")), []
+    ran = tmp_path / "ran"
+    ran.mkdir()
+    made, told = WorkerRows(spark.range(0, count, 1, 3), partial(counted, ran=ran), STORED, ("out", "seen")), []
 
     def counts(rows: DataFrame, beside: Mapping[str, int]) -> dict[str, int]:
         told.append((rows.count(), dict(beside)))
@@ -101,7 +105,8 @@ def test_what_is_counted_beside_the_rows_is_added_up_and_no_row(spark: SparkSess
     out = len(range(0, count, 10))
     assert told == [(count - out, {"out": out, "seen": count})] * 2
     assert [(c.rows, c.counts, c.digest) for c in commits] == [(count - out, {"out": out, "seen": count}, commits[0].digest)] * 2
-    assert rows(spark, count).counted() == {}
+    assert len(list(ran.iterdir())) == (2 * 3 if count else 0)  # once a partition and lake; Spark starts none without rows
+    assert rows(spark, count).counts_of(rows(spark, count).with_counts) == {}
 
 
 def test_a_byte_that_changed_on_disk_is_an_error_and_no_row(spark: SparkSession, lake: Lake) -> None:

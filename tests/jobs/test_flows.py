@@ -77,6 +77,11 @@ def made(frame: DataFrame, settings: Flows) -> WorkerRows:
     return flows(frame, no_visits, DAY, settings, Movelines())
 
 
+def beside(rows: WorkerRows) -> dict[str, int]:
+    """What is counted beside the rows."""
+    return rows.counts_of(rows.with_counts)
+
+
 @pytest.mark.parametrize("actions", [None, ["click"]])
 def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list[str] | None) -> None:
     settings = Flows(future=3, cuts_a_day=1_000, actions=actions)
@@ -84,7 +89,7 @@ def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list
     frame = movelines(spark, walks)
     want = expected(walks, settings)
     assert as_dict(made(frame, settings).frame) == want and len(want) > 100
-    counts = made(frame, settings).counted()
+    counts = beside(made(frame, settings))
     assert counts["in"] == len(want) + counts["merged"] + counts["same_time"] and counts["not_chosen"] == 0
     assert min(counts["merged"], counts["same_time"]) > 0
 
@@ -97,7 +102,7 @@ def test_chosen_cuts_are_a_capped_part_that_partitions_do_not_change(spark: Spar
     assert all(every[key] == future for key, future in some.items())
     for user in walks:
         assert sum(u == user for u, _ in some) == min(2, sum(u == user for u, _ in every))
-    counts = made(frame, Flows(future=4, cuts_a_day=2)).counted()
+    counts = beside(made(frame, Flows(future=4, cuts_a_day=2)))
     assert counts["in"] == len(some) + counts["merged"] + counts["same_time"] + counts["not_chosen"]
 
 
@@ -124,4 +129,4 @@ def test_a_built_row_knows_nothing_from_its_cut_on(spark: SparkSession, lake: La
 def test_a_day_without_interests_has_no_flows(spark: SparkSession) -> None:
     for walks in ({}, {"u": [(1, "x", "view", None)], "v": []}):
         none = made(movelines(spark, walks), Flows())
-        assert none.frame.count() == 0 and sum(none.counted().values()) == 0
+        assert none.frame.count() == 0 and sum(beside(none).values()) == 0

@@ -111,7 +111,7 @@ def test_tokens_of_visits_of_other_days_are_counted_and_not_written(spark: Spark
     of = {days: [v for v in every if ds_of(v["closed_time"]) in days] for days in ((DAYS[0],), (DAYS[1],), (DAYS[2],))}
     assert ordered(found(made.frame)) == ordered(of[(DAYS[1],)])
     before, after = (sum(v["n_tokens"] for v in of[(day,)]) for day in (DAYS[0], DAYS[2]))
-    assert made.counted() == {"closed_before": before, "still_open": after} and before > 50 and after > 5
+    assert made.counts_of(made.with_counts) == {"closed_before": before, "still_open": after} and before > 50 and after > 5
 
 
 def test_a_day_without_rows_has_no_visits(spark: SparkSession, lake: Lake) -> None:
