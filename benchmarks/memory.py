@@ -7,6 +7,7 @@ With a limit, a task that held more makes the exit code 1, and so does one of th
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -68,7 +69,8 @@ def sample(root: psutil.Process) -> dict[str, Held]:
 
 
 def watch(process: subprocess.Popen) -> dict[str, Held]:
-    """The largest that the whole command (its name is empty) and each of its tasks held at one time."""
+    """The largest that the whole command (without a name) and each task held at one time; SIGTERM goes on to the command."""
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     root, most = psutil.Process(process.pid), {"": Held()}
     while process.poll() is None:
         for name, now in sample(root).items():
