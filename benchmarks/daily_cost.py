@@ -95,7 +95,7 @@ def compare(numbers: list[int], users: int) -> list[dict[str, Any]]:
 
 
 def show_tables(last: dict[str, Any], first: dict[str, Any]) -> None:
-    """Where the bytes of the last day come from, beside those of the first; all of ingest's stand at `events`."""
+    """Where the bytes of the last day come from, beside those of the first. `events` has ingest's and those of the day before."""
     print(f"{'table':12s}{'of day':>12s}{'files, kB':>11s}{'was':>9s}{'log, kB':>10s}{'was':>9s}")
     before = {(own["table"], own["ds"] == first["ds"]): own for own in first["tables"]}
     for own in last["tables"]:
@@ -122,7 +122,8 @@ def main() -> None:
     base, last = found[0], found[-1]
     print(f"{'day':>4s}{'events':>10s}{'CPU, s':>10s}{'ratio':>8s}{'read, MB':>10s}{'ratio':>8s}{'wall, s':>9s}")
     for own in found:
-        print(f"{own['day']:4d}{own['tables'][0]['rows']:10,}{own['cpu_s']:10.1f}{own['cpu_s'] / base['cpu_s']:8.2f}"
+        [events] = [table["rows"] for table in own["tables"] if (table["table"], table["ds"]) == ("events", own["ds"])]
+        print(f"{own['day']:4d}{events:10,}{own['cpu_s']:10.1f}{own['cpu_s'] / base['cpu_s']:8.2f}"
               f"{own['read_bytes'] / 1e6:10.1f}{own['read_bytes'] / base['read_bytes']:8.2f}{own['seconds']:9.1f}")
     show_tables(last, base)
     worst = max(last[name] / base[name] for name in ("cpu_s", "read_bytes"))

@@ -70,13 +70,16 @@ def sample(root: psutil.Process) -> dict[str, Held]:
 
 def watch(process: subprocess.Popen) -> dict[str, Held]:
     """The largest that the whole command (without a name) and each task held at one time; SIGTERM goes on to the command."""
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     root, most = psutil.Process(process.pid), {"": Held()}
-    while process.poll() is None:
-        for name, now in sample(root).items():
-            if sum(now.values()) > sum(most.get(name, {}).values()):
-                most[name] = now
-        time.sleep(_EVERY_S)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while process.poll() is None:
+            for name, now in sample(root).items():
+                if sum(now.values()) > sum(most.get(name, {}).values()):
+                    most[name] = now
+            time.sleep(_EVERY_S)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return most
 
 

@@ -13,6 +13,8 @@ from deltalake import DeltaTable
 
 _FIRST_LOOK = 4
 """Commits read at first; each further look back reads four times as many."""
+_THEN_ASK, _FEW = 16, 8
+"""After so many commits, days not found yet are asked for by their transaction, if they are few: an absent one is in no commit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def noted(commit: DayCommit, partition: str) -> dict[str, str]:
 
 
 def newest_first(delta: DeltaTable) -> Iterator[tuple[str, DayCommit]]:
-    """Every commit of a day with the name of its partition; the log is read as far back as this is iterated."""
+    """The name of the partition and the commit of a day, for every such commit; the log is read as far back as this is iterated."""
     seen, look = 0, _FIRST_LOOK
     while True:
         entries = delta.history(look)
@@ -85,10 +87,12 @@ def newest_commit(delta: DeltaTable, partition: str, digest: str = "") -> DayCom
 def newest_commits(delta: DeltaTable, partitions: Iterable[str]) -> dict[str, DayCommit]:
     """The newest commit of each partition that has one."""
     found, left = dict[str, DayCommit](), set(partitions)
-    for name, own in newest_first(delta) if left else ():
+    for seen, (name, own) in enumerate(newest_first(delta), 1) if left else ():
         if name in left:
             found[name] = own
             left.remove(name)
+        if seen == _THEN_ASK and len(left) <= _FEW:
+            left = {partition for partition in left if delta.transaction_version(partition) is not None}
         if not left:
             break
     return found

@@ -34,7 +34,7 @@ from feature_store.worker_rows import WorkerRows
 
 _LOG = {"delta.logRetentionDuration": "interval 36500 days", "delta.enableExpiredLogCleanup": "false",
         "delta.checkpointInterval": "10"}
-"""Every commit is kept, and a table opens from a checkpoint and at most ten of them, however many there are."""
+"""Every commit is kept; a table (of those made since this was set) opens from a checkpoint and at most ten of them."""
 
 _ATTEMPTS = 6
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -83,6 +83,8 @@ class DayWriter:
         commit = self._summary(written, counts(written.rows, written.beside) if callable(counts) else counts, inputs)
         previous = self.before
         if previous and (previous.digest, previous.fingerprint, previous.rows) == (commit.digest, commit.fingerprint, commit.rows):
+            if self._overtaken(self.table.open()):
+                raise self._conflict()
             return previous
         return self._publish(written, commit)
 
@@ -160,19 +162,30 @@ class DayWriter:
                 for name, size, rows in written.files]
         properties = CommitProperties(custom_metadata=noted(commit, self._app),
                                       app_transactions=[Transaction(*n) for n in self._next.items()])
-        self._commit_once_nobody_was_first(adds, properties)
+        self._commit_once_nobody_was_first(adds, properties, commit)
         found = self.table.day(self.partition)
         if found is None:
             raise TableError(f"table {self.table.contract.name}, {self._app}: the commit cannot be read back")
         return found
 
-    def _commit_once_nobody_was_first(self, adds: list[AddAction], properties: CommitProperties) -> None:
+    def _overtaken(self, delta: DeltaTable) -> bool:
+        return any((delta.transaction_version(name) or 0) + 1 != number for name, number in self._next.items())
+
+    def _conflict(self, reason: str = "") -> ConflictError:
+        return ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
+                             f"this run was made visible, run it again {reason}".rstrip())
+
+    def _stands(self, commit: DayCommit) -> bool:
+        found = self.table.day(self.partition)
+        return found is not None and (found.written_at, found.digest) == (commit.written_at, commit.digest)
+
+    def _commit_once_nobody_was_first(self, adds: list[AddAction], properties: CommitProperties, commit: DayCommit) -> None:
         # A commit of *another* day may also be refused (it removed files the log had when we began): then our day's
         # transaction number is unchanged and trying again on the newest version is safe.
         reason = ""
         for attempt in range(_ATTEMPTS):
             delta = self.table.open()
-            if any((delta.transaction_version(name) or 0) + 1 != number for name, number in self._next.items()):
+            if self._overtaken(delta):
                 break
             try:
                 delta.create_write_transaction(
@@ -181,12 +194,13 @@ class DayWriter:
                     post_commithook_properties=_HOOKS)
                 return
             except (CommitFailedError, DeltaError) as error:
+                if self._stands(commit):  # what failed is the checkpoint after it, which a later commit writes
+                    return
                 if why := used_up(error):
                     raise TableError(f"table {self.table.contract.name}, {self._app}: {why}") from error
                 reason = str(error).splitlines()[0]
                 time.sleep(0.05 * 2**attempt)
-        raise ConflictError(f"table {self.table.contract.name}, {self._app}: another writer committed it meanwhile; nothing of "
-                            f"this run was made visible, run it again {reason}".rstrip())
+        raise self._conflict(reason)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,10 @@ def test_a_lookup_of_the_last_days_reads_as_much_of_a_long_log_as_of_a_short_one
     for ds in DAYS[6:]:
         commit(table, ds, "a")
     assert read_by(table.open(), DAYS[-3:]) == pytest.approx(short, rel=.2)
+    for ds in DAYS:
+        commit(table, ds, "b")
+    whole = sum(file.stat().st_size for file in (Path(table.path) / "_delta_log").glob("*.json"))
+    assert read_by(table.open(), [DAYS[-1], "2025-12-31"]) < .7 * whole
 
 
 def opened(table: Table) -> int:

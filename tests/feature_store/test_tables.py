@@ -130,3 +130,24 @@ def test_a_day_cannot_lead_out_of_its_table(lake: Lake, value: str) -> None:
     with pytest.raises(TableError, match="table rejects: "):
         lake.table("rejects").begin(DAY, origin=value)
     assert not lake.table("rejects").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_undo_the_commit_before_it(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    for n in range(8):
+        write(table, vocabulary(spark, [f"i{n}"]), inputs={"x": str(n)})
+    for version in range(8, 12):  # a folder in the place of the file
+        (Path(table.path) / "_delta_log" / f"{version:020d}.checkpoint.parquet").mkdir()
+    for n in range(8, 12):
+        write(table, vocabulary(spark, [f"i{n}"]), inputs={"x": str(n)})
+        assert ids(spark, table) == [f"i{n}"]
+
+
+def test_of_two_writers_of_the_same_content_one_wins(spark: SparkSession, lake: Lake) -> None:
+    table = lake.table("vocabulary")
+    write(table, vocabulary(spark, ["a"]), inputs={"x": "1"})
+    late = table.begin(DAY)
+    write(table, vocabulary(spark, ["b"]), inputs={"x": "2"})
+    with pytest.raises(ConflictError):
+        late.commit(vocabulary(spark, ["a"]), counts={"in": 1}, inputs={"x": "1"})
+    assert ids(spark, table) == ["b"]
