@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -61,7 +60,7 @@ def measure(conf: Path, days: list[str], last_counts: bool) -> dict[str, Any]:
     if not raw_root(recipe.name).exists():
         simulate(spark, recipe, raw_root(recipe.name))
     for ds in days[:-1] if last_counts else days:
-        deque(built(spark, recipe, conf, ds), maxlen=0)
+        list(built(spark, recipe, conf, ds))
     if not last_counts:
         return {}
     spark.range(1_000).groupBy("id").count().count()

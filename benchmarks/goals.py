@@ -4,20 +4,15 @@
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import yaml
 
+from benchmarks.plots import around_goals
 from benchmarks.side_by_side import ROOT
-
-matplotlib.use("svg")
-from matplotlib import pyplot
 
 SOURCE, PAGE, PICTURE = ROOT / "benchmarks/goals.yaml", ROOT / "docs/benchmarks.md", ROOT / "docs/pictures/goals.svg"
 BEGIN, END = "<!-- goals: made by benchmarks/goals.py -->\n", "<!-- end of goals -->\n"
-_REACHED, _MISSED = "#2563eb", "#d97706"
 
 
 @dataclass(frozen=True)
@@ -65,29 +60,12 @@ def table(rows: list[Measured]) -> str:
                           f"{'reached' if own.reached else '**missed**'} | {own.date} |\n" for own in rows)
 
 
-def draw(rows: list[Measured], path: Path) -> None:
-    """A bar a figure, to the right of the goal where it is reached."""
-    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "moveline", "font.size": 8})
-    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.22 * len(rows)), layout="constrained")
-    names = [f"{own.benchmark}: {own.what}" for own in rows]
-    colours = [_REACHED if own.reached else _MISSED for own in rows]
-    axes.barh(range(len(rows)), [own.times - 1 for own in rows], left=1, color=colours)
-    axes.set_yticks(range(len(rows)), names)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="times as good as the goal (blue: reached, orange: missed)", xticks=[0.5, 1, 2, 5],
-             xticklabels=["0.5", "1", "2", "5"])
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
     """Bring page and picture up to date."""
     rows, text = known(), PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     PAGE.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2])
-    draw(rows, PICTURE)
+    around_goals({f"{own.benchmark}: {own.what}": own.times for own in rows}, PICTURE)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 class Kept:
     """What one piece of work keeps; released when a `with` ends.
 
-    It lies on disk: what lies in memory is taken from the sorts and groups of the same stages, which then end without any.
+    It lies on disk: what lies in memory is taken from the sorts and groups of the same stages, which then fail for want of it.
     """
 
     def __init__(self) -> None:

@@ -278,9 +278,13 @@ class Table:
 
     def digests(self, days: Iterable[str]) -> dict[str, str]:
         """Digest of the content of each day, `absent` for one that was never written."""
-        names = {f"ds={ds}": ds for ds in days}
-        found = newest_commits(self.open(), names) if self.exists() else {}
-        return {ds: found[name].digest if name in found else "absent" for name, ds in names.items()}
+        wanted = list(days)
+        found = self.commits(wanted, self.open()) if self.exists() else {}
+        return {ds: found[ds].digest if ds in found else "absent" for ds in wanted}
+
+    def commits(self, days: Iterable[str], delta: DeltaTable) -> dict[str, DayCommit]:
+        """The newest commit, as of an opened state of the table, of each day that was ever written."""
+        return {own.ds: own for own in newest_commits(delta, [partition_name({"ds": ds}) for ds in days]).values()}
 
     def files(self, days: Iterable[str] | None = None, version: int | None = None) -> list[str]:
         """Paths of the data files of some days (default: all), in a fixed order."""

@@ -26,7 +26,7 @@ from jobs.pieces import changes, lists, micros, offsets_of, pieces, plain, spans
 CODE = ("jobs.context", "jobs.pieces")
 """Modules whose change makes every table with a context run again."""
 
-TOKENS, _VISITS, _CUT = range(3)
+_TOKENS, _VISITS, _CUT = range(3)
 """Kinds of rows that workers get: a day of a user's moveline, a visit, a cut."""
 _ORDER = ("user_id", "kind", "at", "visit")
 _TOKEN = ["event_time", "available_time", "scene", "action", "item_id", "category_id", "replaced_time"]
@@ -61,7 +61,7 @@ class Cuts:
 
 
 Cutter = Callable[[pa.Table], Cuts]
-"""From the rows of whole users, sorted (`user_id`, `kind`, `at`, `tokens`, ...), to their cuts."""
+"""From the rows of whole users, sorted (`user_id`, `kind`, `at`, `tokens`, ...), to their cuts; all of a piece at once."""
 
 
 def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, settings: Movelines,
@@ -94,8 +94,8 @@ def with_own_cuts(movelines: DataFrame, visits: DataFrame, settings: Movelines, 
 
     Parameters
     ----------
-    key : of a row of movelines, in the column `key` for the cutter; null for visits. schema : of the columns that the cutter makes.
-    counted : what it counts.
+    key : what the cutter finds in the column `key`; null for visits, and for rows of movelines that have no cuts.
+    schema : of the columns that the cutter makes. counted : what it counts.
     """
     ordered = _walks(movelines, visits, key.alias("key")).repartition("user_id").sortWithinPartitions(*_ORDER)
     whole = pa.schema([*schema, *_SCHEMA])
@@ -122,7 +122,7 @@ def user_key() -> Column:
 
 
 def _walks(movelines: DataFrame, visits: DataFrame, *more: Column) -> DataFrame:
-    tokens = movelines.select("user_id", F.lit(TOKENS).alias("kind"), F.get("event_time", F.lit(0)).alias("at"),
+    tokens = movelines.select("user_id", F.lit(_TOKENS).alias("kind"), F.get("event_time", F.lit(0)).alias("at"),
                               F.struct(*_TOKEN[:-1], replaced_times()).alias("tokens"), *more)
     top = F.get("categories", F.lit(0)).alias("category")
     stays = visits.select("user_id", F.lit(_VISITS).alias("kind"), F.col("closed_time").alias("at"),
@@ -147,13 +147,12 @@ def _attached(batches: Iterator[pa.RecordBatch], schema: pa.Schema, cutter: Cutt
             yield pa.RecordBatch.from_pydict({name: [count] for name, count in cuts.counts.items()})
 
 
-def rows_of(table: pa.Table, kind: int) -> np.ndarray:
-    """Positions of the rows of a kind."""
+def _rows_of(table: pa.Table, kind: int) -> np.ndarray:
     return np.flatnonzero(plain(table["kind"]).to_numpy() == kind)
 
 
 def _given(table: pa.Table) -> Cuts:
-    rows = rows_of(table, _CUT)
+    rows = _rows_of(table, _CUT)
     taken = pa.array(rows)
     return Cuts(rows, micros(plain(table["at"]).take(taken)), plain(table["cut"]).take(taken).flatten())
 
@@ -162,7 +161,7 @@ def _piece(table: pa.Table, cuts: Cuts, schema: pa.Schema, settings: Movelines) 
     users = np.zeros(table.num_rows, np.int64)
     users[changes(table["user_id"])[1:]] = 1
     users = np.cumsum(users)
-    rows = [rows_of(table, kind) for kind in (TOKENS, _VISITS)]
+    rows = [_rows_of(table, kind) for kind in (_TOKENS, _VISITS)]
     tokens = _Walk.of_movelines(plain(table["tokens"]).take(pa.array(rows[0])), users[rows[0]], settings)
     visits = _Walk.of_visits(plain(table["visit"]).take(pa.array(rows[1])), users[rows[1]], settings)
     user = users[cuts.row]

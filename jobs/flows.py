@@ -20,7 +20,7 @@ from feature_store.contracts import FLOWS
 from feature_store.recipe import Flows, Movelines, Recipe
 from feature_store.tables import Lake
 from feature_store.worker_rows import WorkerRows
-from jobs.context import CODE, TOKENS, Cuts, of_users, rows_of, user_key, with_own_cuts
+from jobs.context import CODE, Cuts, of_users, user_key, with_own_cuts
 from jobs.day import DayResult, Made, build_day, days_until, inputs_of
 from jobs.pieces import lists, micros, offsets_of, plain, spans
 from jobs.ragged import Keys, Longs, mixed, smallest
@@ -83,11 +83,10 @@ class _Interests:
 
 def _cuts(table: pa.Table, settings: Flows) -> Cuts:
     """Runs on Spark's workers: the cuts of whole users, see `jobs.context.Cutter`."""
-    days = rows_of(table, TOKENS)
-    today = days[plain(table["key"]).take(pa.array(days)).is_valid().to_numpy(zero_copy_only=False)]
-    taken = pa.array(today)
-    own = plain(table["tokens"]).take(taken)
-    found = _interests(own, plain(table["key"]).take(taken).to_numpy().view(np.uint64), settings)
+    keys = plain(table["key"])
+    today = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
+    own = plain(table["tokens"]).take(pa.array(today))
+    found = _interests(own, keys.drop_null().to_numpy().view(np.uint64), settings)
     row = today[found.user[found.chosen]]
     cut = found.tokens["event_time"].take(pa.array(found.at[found.chosen]))
     columns = [plain(table["user_id"]).take(pa.array(row)), cut, *_ahead(found, settings.future)]

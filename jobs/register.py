@@ -78,7 +78,8 @@ def lineage(recipe: Recipe, lake: Lake, judged: Judged) -> dict[str, str]:
     versions = {name: train.version if name == train.table else table.version() for name, table in tables.items()}
     days = sorted({day for own in judged.sets.values() for day in own.days})
     source = lake.table(train.table)
-    digests = {day: found.digest for day in days if (found := source.day(day)) is not None} if source.exists() else {}
+    found = source.commits(days, source.open()) if source.exists() else {}
+    digests = {day: found[day].digest for day in days if day in found}
     return {
         "recipe": recipe.name, "recipe_hash": fingerprint(recipe.model_dump(mode="json")), "model": judged.name, "day": judged.day,
         "code_revision": code_revision(), "split": recipe.split.model_dump_json(),

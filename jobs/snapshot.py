@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
-from feature_store.day_commits import fingerprint, newest_commits
+from feature_store.day_commits import fingerprint
 from feature_store.errors import ConfigError
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
@@ -65,8 +65,8 @@ def snapshot(recipe: Recipe, lake: Lake, day: str) -> Snapshot:
     for name in tables_of(recipe):
         table = lake.table(name)
         delta = table.open() if table.exists() else None
-        found = newest_commits(delta, [f"ds={d}" for d in days]) if delta else {}
-        missing = [d for d in days if f"ds={d}" not in found]
+        found = table.commits(days, delta) if delta else {}
+        missing = [d for d in days if d not in found]
         if missing:
             return Snapshot(
                 recipe.name, day, f"training needs the days {days[0]} to {days[-1]}; {name} still lacks {', '.join(missing)}"
