@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import side_by_side
+
 ROWS = [{"user": "a", "n": 1, "items": ["x", "y"], "at": 5}, {"user": "b", "n": None, "items": [], "at": 6},
         {"user": "c", "n": 3, "items": ["y", None], "at": 7}]
 SCHEMA = pa.schema([("user", pa.string()), ("n", pa.int64()), ("items", pa.list_(pa.string())), ("at", pa.timestamp("us", "UTC"))])
@@ -15,10 +16,7 @@ Digest = Callable[..., str]
 
 
 @pytest.fixture
-def digest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Digest:
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import side_by_side
-
+def digest(tmp_path: Path) -> Digest:
     def of(rows: list[dict[str, object]], schema: pa.Schema = SCHEMA) -> str:
         pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "rows.parquet", row_group_size=2)
         return side_by_side.digest(tmp_path / "rows.parquet", SCHEMA.names)
@@ -48,10 +46,7 @@ def test_values_that_move_between_rows_and_rows_that_are_there_twice_count(diges
     assert digest([*ROWS, ROWS[0]]) != digest(ROWS)
 
 
-def test_a_row_of_lists_can_count_as_a_row_an_element(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import side_by_side
-
+def test_a_row_of_lists_can_count_as_a_row_an_element(tmp_path: Path) -> None:
     pq.write_table(pa.table({"page": ["p", "q"], "item": [["x", "y"], []]}), tmp_path / "lists.parquet")
     pq.write_table(pa.table({"page": ["p", "p"], "item": ["y", "x"]}), tmp_path / "rows.parquet")
     found = [side_by_side.digest(tmp_path / f"{name}.parquet", ["page", "item"], ["item"]) for name in ("lists", "rows")]
