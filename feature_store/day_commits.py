@@ -5,6 +5,7 @@ A table has a commit a day and build: read whole, and often, its log would cost 
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,16 +66,22 @@ def noted(commit: DayCommit, partition: str) -> dict[str, str]:
 
 
 def newest_first(delta: DeltaTable) -> Iterator[tuple[str, DayCommit]]:
-    """The name of the partition and the commit of a day, for every such commit; the log is read as far back as this is iterated."""
-    seen, look = 0, _FIRST_LOOK
+    """The name of the partition and the commit of a day, for every such commit; the log is read as far back as this is iterated.
+
+    `delta` is brought to the version at which the log was read.
+    """
+    last, look = math.inf, _FIRST_LOOK
     while True:
-        entries = delta.history(look)
-        for entry in entries[seen:]:
+        entries = _end_of_log(delta, look)
+        for entry in entries:
+            if entry["version"] >= last:  # of the look before, or committed since
+                continue
+            last = entry["version"]
             if name := entry.get("moveline.partition"):
                 yield name, _day_commit(entry)
         if len(entries) < look:
             return
-        seen, look = look, 4 * look
+        look *= 4
 
 
 def newest_commit(delta: DeltaTable, partition: str, digest: str = "") -> DayCommit | None:
@@ -96,6 +103,15 @@ def newest_commits(delta: DeltaTable, partitions: Iterable[str]) -> dict[str, Da
         if not left:
             break
     return found
+
+
+def _end_of_log(delta: DeltaTable, look: int) -> list[dict[str, Any]]:
+    """The last `look` commits. `history` reads the log as it is now and numbers it from the version of `delta`: both must agree."""
+    while True:
+        entries, version = delta.history(look), delta.version()
+        delta.update_incremental()
+        if delta.version() == version:
+            return entries
 
 
 def _day_commit(entry: Mapping[str, Any]) -> DayCommit:

@@ -59,7 +59,7 @@ class DayWriter:
         # A serial table has one more application transaction, which every day's commit counts up.
         names = [self._app, "every day"] if table.contract.serial else [self._app]
         self._next = {name: (delta.transaction_version(name) or 0) + 1 for name in names}
-        self.before = newest_commit(delta, self._app)
+        self.before = newest_commits(delta, [self._app]).get(self._app) if self._next[self._app] > 1 else None
 
     def commit(self, rows: DataFrame | WorkerRows, *, counts: Mapping[str, int] | Counting,
                inputs: Mapping[str, str], arranged: bool = False) -> DayCommit:
@@ -283,7 +283,7 @@ class Table:
         return {ds: found[ds].digest if ds in found else "absent" for ds in wanted}
 
     def commits(self, days: Iterable[str], delta: DeltaTable) -> dict[str, DayCommit]:
-        """The newest commit, as of an opened state of the table, of each day that was ever written."""
+        """The newest commit of each day that was ever written; `delta` is brought to the state of the table that these are of."""
         return {own.ds: own for own in newest_commits(delta, [partition_name({"ds": ds}) for ds in days]).values()}
 
     def files(self, days: Iterable[str] | None = None, version: int | None = None) -> list[str]:

@@ -51,17 +51,19 @@ class Cuts:
     Attributes
     ----------
     row : [n] int64, a row of the piece that is of the cut's user. time : [n] int64, microseconds.
-    columns : what is handed out before `CONTEXT_COLUMNS`, n values each. counts : what is counted beside (`WorkerRows.beside`).
+    columns : from a slice of the cuts to what is handed out for them before `CONTEXT_COLUMNS`. longest : values in a list of these
+    at most. counts : what is counted beside (`WorkerRows.beside`).
     """
 
     row: np.ndarray
     time: np.ndarray
-    columns: list[pa.Array]
+    columns: Callable[[slice], list[pa.Array]]
+    longest: int = 1
     counts: dict[str, int] = field(default_factory=dict)
 
 
 Cutter = Callable[[pa.Table], Cuts]
-"""From the rows of whole users, sorted (`user_id`, `kind`, `at`, `tokens`, ...), to their cuts; all of a piece at once."""
+"""From the rows of whole users, sorted (`user_id`, `kind`, `at`, `tokens`, ...), to their cuts."""
 
 
 def with_context(cuts: DataFrame, movelines: DataFrame, visits: DataFrame, settings: Movelines,
@@ -153,8 +155,8 @@ def _rows_of(table: pa.Table, kind: int) -> np.ndarray:
 
 def _given(table: pa.Table) -> Cuts:
     rows = _rows_of(table, _CUT)
-    taken = pa.array(rows)
-    return Cuts(rows, micros(plain(table["at"]).take(taken)), plain(table["cut"]).take(taken).flatten())
+    cuts = plain(table["cut"])
+    return Cuts(rows, micros(plain(table["at"]).take(pa.array(rows))), lambda part: cuts.take(pa.array(rows[part])).flatten())
 
 
 def _piece(table: pa.Table, cuts: Cuts, schema: pa.Schema, settings: Movelines) -> Iterator[pa.RecordBatch]:
@@ -165,14 +167,14 @@ def _piece(table: pa.Table, cuts: Cuts, schema: pa.Schema, settings: Movelines) 
     tokens = _Walk.of_movelines(plain(table["tokens"]).take(pa.array(rows[0])), users[rows[0]], settings)
     visits = _Walk.of_visits(plain(table["visit"]).take(pa.array(rows[1])), users[rows[1]], settings)
     user = users[cuts.row]
-    widest = max(settings.tokens, settings.visits, 1)
+    widest = max(settings.tokens, settings.visits, cuts.longest)
     reach = [tokens.reach(user, cuts.time, settings.tokens), visits.reach(user, cuts.time, settings.visits)]
     looked_at = np.maximum(np.maximum(reach[0][1], reach[1][1]), widest)
     for first, last in _blocks(looked_at):
         part = slice(first, last)
         known = [walk.last(start[part], length[part], cuts.time[part], most)
                  for walk, (start, length), most in zip((tokens, visits), reach, (settings.tokens, settings.visits), strict=True)]
-        columns = [*(column.slice(first, last - first) for column in cuts.columns), *known[0], *known[1]]
+        columns = [*cuts.columns(part), *known[0], *known[1]]
         yield pa.RecordBatch.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 

@@ -89,8 +89,12 @@ def _cuts(table: pa.Table, settings: Flows) -> Cuts:
     found = _interests(own, keys.drop_null().to_numpy().view(np.uint64), settings)
     row = today[found.user[found.chosen]]
     cut = found.tokens["event_time"].take(pa.array(found.at[found.chosen]))
-    columns = [plain(table["user_id"]).take(pa.array(row)), cut, *_ahead(found, settings.future)]
-    return Cuts(row, micros(cut), columns, found.counts)
+    users = plain(table["user_id"])
+
+    def columns(part: slice) -> list[pa.Array]:
+        return [users.take(pa.array(row[part])), cut[part], *_ahead(found, found.chosen[part], settings.future)]
+
+    return Cuts(row, micros(cut), columns, settings.future, found.counts)
 
 
 def _interests(days: pa.StructArray, keys: Keys, settings: Flows) -> _Interests:
@@ -116,9 +120,9 @@ def _starts(user: Longs, value: Longs) -> np.ndarray:
     return np.r_[True, (user[1:] != user[:-1]) | (value[1:] != value[:-1])][:user.size]
 
 
-def _ahead(found: _Interests, future: int) -> list[pa.ListArray]:
-    """The future_* lists of the chosen cuts."""
-    end = np.searchsorted(found.user, found.user[found.chosen], side="right")
-    length = np.minimum(end - found.chosen, future)
-    offsets, taken = offsets_of(length), pa.array(found.at[spans(found.chosen, length)])
+def _ahead(found: _Interests, chosen: Longs, future: int) -> list[pa.ListArray]:
+    """The future_* lists of some of the chosen cuts."""
+    end = np.searchsorted(found.user, found.user[chosen], side="right")
+    length = np.minimum(end - chosen, future)
+    offsets, taken = offsets_of(length), pa.array(found.at[spans(chosen, length)])
     return [lists(offsets, found.tokens[name].take(taken)) for name in _TOKEN]

@@ -63,6 +63,19 @@ def test_an_older_commit_is_found_by_its_digest(table: Table) -> None:
     assert newest_commit(table.open(), f"ds={DAYS[0]}", "never") is None
 
 
+def test_commits_that_land_after_the_table_was_opened_and_while_its_log_is_read_leave_every_version_true(table: Table) -> None:
+    for n in range(9):
+        commit(table, DAYS[n], f"v{n + 1}")
+    delta = table.open()
+    commit(table, DAYS[9], "v10")
+    reading = newest_first(delta)
+    found = [next(reading) for _ in range(4)]  # all of the first look
+    commit(table, DAYS[10], "v11")
+    found += reading
+    assert [own.version for _, own in found] == list(range(10, 0, -1))
+    assert all(own.digest == f"v{own.version}" for _, own in found)
+
+
 def test_a_lookup_of_the_last_days_reads_as_much_of_a_long_log_as_of_a_short_one(table: Table) -> None:
     for ds in DAYS[:6]:
         commit(table, ds, "a")

@@ -1,8 +1,10 @@
 """Flows against plain Python on random walks, and that a context never holds what comes after its cut."""
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 
@@ -11,6 +13,7 @@ from feature_store.recipe import Flows, Movelines, Recipe
 from feature_store.session import spark_schema
 from feature_store.tables import Lake
 from feature_store.worker_rows import WorkerRows
+from jobs import context
 from jobs.flows import build, flows
 
 DAY = "2026-01-05"
@@ -82,6 +85,19 @@ def beside(rows: WorkerRows) -> dict[str, int]:
     return rows.counts_of(rows.with_counts)
 
 
+def as_workers_get(rows: WorkerRows) -> pa.Table:
+    """What the workers get, all partitions in a row (`DataFrame.toArrow` refuses a null struct of fields that are not null)."""
+    def packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        table = pa.Table.from_batches(batches)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        yield pa.RecordBatch.from_pydict({"bytes": [sink.getvalue().to_pybytes()]})
+
+    [row] = rows.source.coalesce(1).mapInArrow(packed, "bytes binary").collect()
+    return pa.ipc.open_stream(row.bytes).read_all()
+
+
 @pytest.mark.parametrize("actions", [None, ["click"]])
 def test_all_cuts_equal_a_walk_token_by_token(spark: SparkSession, actions: list[str] | None) -> None:
     settings = Flows(future=3, cuts_a_day=1_000, actions=actions)
@@ -104,6 +120,25 @@ def test_chosen_cuts_are_a_capped_part_that_partitions_do_not_change(spark: Spar
         assert sum(u == user for u, _ in some) == min(2, sum(u == user for u, _ in every))
     counts = beside(made(frame, Flows(future=4, cuts_a_day=2)))
     assert counts["in"] == len(some) + counts["merged"] + counts["same_time"] + counts["not_chosen"]
+
+
+@pytest.mark.parametrize(("rows", "looked_at"), [(1, 1), (7, 40), (100, 1_000)])
+def test_rows_and_counts_do_not_depend_on_the_size_of_a_step(
+        spark: SparkSession, monkeypatch: pytest.MonkeyPatch, rows: int, looked_at: int) -> None:
+    flowing = made(movelines(spark, random_walks(3, 40, 20)), Flows(future=6, cuts_a_day=3))
+    source = as_workers_get(flowing).to_batches(max_chunksize=5)
+
+    def worked() -> tuple[int, pa.Table, dict[str, int]]:
+        batches = list(flowing.work(iter(source)))
+        counted = [batch for batch in batches if batch.schema.names == list(flowing.beside)]
+        sums = {name: sum(batch[name][0].as_py() for batch in counted) for name in flowing.beside}
+        return len(batches), pa.Table.from_batches([batch for batch in batches if batch.schema == flowing.schema]), sums
+
+    few, *whole = worked()
+    monkeypatch.setattr(context, "_CHUNK", rows)
+    monkeypatch.setattr(context, "_MAX_LOOKED_AT", looked_at)
+    many, *in_steps = worked()
+    assert (few, in_steps) == (2, whole) and many > few and whole[0].num_rows > 60
 
 
 def test_a_built_row_knows_nothing_from_its_cut_on(spark: SparkSession, lake: Lake) -> None:
