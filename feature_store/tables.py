@@ -226,17 +226,27 @@ class Table:
     def __init__(self, lake: str, contract: Contract) -> None:
         self.contract = contract
         self.path = f"{lake.rstrip('/')}/{contract.name}"
+        self._newest: DeltaTable | None = None
 
     def exists(self) -> bool:
         """Whether the table has been created."""
         return DeltaTable.is_deltatable(self.path)
 
     def open(self, version: int | None = None) -> DeltaTable:
-        """The table's log. Raises TableError when the table does not exist yet."""
+        """The table's log, as it is now or as of a version. Raises TableError when the table does not exist yet.
+
+        Asked again for what is now, it gives the same object, brought up to date: that reads the commits since, not the log anew.
+        """
+        if version is None and self._newest is not None:
+            self._newest.update_incremental()
+            return self._newest
         try:
-            return DeltaTable(self.path, version=version)
+            delta = DeltaTable(self.path, version=version)
         except TableNotFoundError as error:
             raise TableError(f"table {self.contract.name} does not exist at {self.path}; run the job that builds it") from error
+        if version is None:
+            self._newest = delta
+        return delta
 
     def version(self) -> int:
         """Newest version."""
@@ -260,6 +270,7 @@ class Table:
         if "://" not in self.path:
             Path(self.path).mkdir(parents=True, exist_ok=True)
         schema = Schema.from_json(spark_schema(self.contract.schema).json())
+        self._newest = None
         DeltaTable.create(self.path, schema, mode="ignore", partition_by=list(self.contract.partition), configuration=_LOG,
                           description=self.contract.row)
 
@@ -368,12 +379,13 @@ class Lake:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._tables: dict[str, Table] = {}
 
     def table(self, name: str) -> Table:
         """A table by its contract's name. Raises TableError for a name without a contract."""
         if name not in CONTRACTS:
             raise TableError(f"no table is called {name!r}; the tables are {', '.join(sorted(CONTRACTS))}")
-        return Table(self.root, CONTRACTS[name])
+        return self._tables.setdefault(name, Table(self.root, CONTRACTS[name]))
 
     def read(self, spark: SparkSession, name: str, days: Iterable[str] | None = None) -> DataFrame:
         """Shorthand for `table(name).read(spark, days)`."""

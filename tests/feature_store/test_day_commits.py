@@ -1,6 +1,7 @@
 """What is read of a Delta log: the newest commit of each day, whatever the order they were written in, and no more than needed."""
 
 import random
+import shutil
 from pathlib import Path
 
 import psutil
@@ -90,7 +91,7 @@ def test_a_lookup_of_the_last_days_reads_as_much_of_a_long_log_as_of_a_short_one
 
 
 def opened(table: Table) -> int:
-    """Bytes that opening the table reads."""
+    """Bytes that opening the table, or again what was opened, reads."""
     before = psutil.Process().io_counters().read_chars
     table.open()
     return psutil.Process().io_counters().read_chars - before
@@ -101,6 +102,28 @@ def test_opening_a_long_log_reads_a_checkpoint_and_the_commits_after_it(table: T
     for _ in range(3):
         for ds in DAYS[:20]:
             commit(table, ds, "a")
-        read.append(opened(table))
+        read.append(opened(Table(str(Path(table.path).parent), table.contract)))
     assert max(read) < 1.3 * min(read)
     assert table.open().transaction_version(f"ds={DAYS[0]}") == 3
+
+
+def test_a_table_opened_again_reads_what_was_committed_since_and_is_what_a_fresh_one_is(table: Table) -> None:
+    draw, other = random.Random(5), Table(str(Path(table.path).parent), table.contract)
+    for ds in DAYS:
+        commit(other, ds, "a")
+    assert opened(table) > 10_000 and opened(table) < 1_000
+    for n in range(12):
+        for m in range(draw.choice([0, 1, 2, 11])):
+            commit(other, draw.choice(DAYS), f"{n}.{m}")
+        again, fresh = table.open(), DeltaTable(table.path)
+        assert again.version() == fresh.version() and sorted(again.file_uris()) == sorted(fresh.file_uris())
+        assert all(again.transaction_version(f"ds={ds}") == fresh.transaction_version(f"ds={ds}") for ds in DAYS)
+
+
+def test_a_table_whose_folder_was_deleted_is_created_anew(table: Table) -> None:
+    for ds in DAYS[:3]:
+        commit(table, ds, "a")
+    shutil.rmtree(table.path)
+    assert not table.exists() and table.days() == [] and table.day(DAYS[0]) is None
+    commit(table, DAYS[5], "b")
+    assert table.version() == 1 and table.days() == [DAYS[5]]
