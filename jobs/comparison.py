@@ -24,7 +24,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 @dataclass(frozen=True)
 class Apart:
     """A difference of two arms with its 95 % interval, and the smallest true one that would be found four times in five (nan below
-    two seeds)."""
+    two seeds); all nan without a seed in common, and where the rows do not define the metric."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ class Apart:
 
     def __str__(self) -> str:
         if math.isnan(self.value):
-            return "no seed in common"
+            return "undefined"
         return f"{self.value:+.4f}" if math.isnan(self.low) else interval(self.value, self.low, self.high)
 
 
@@ -51,11 +51,9 @@ def apart(left: Mapping[int, dict[str, Any]], right: Mapping[int, dict[str, Any]
     Two errors add up: other users (the paired bootstrap of the mean difference) and other seeds (Student's t over the seeds).
     """
     seeds = sorted(set(left) & set(right))
-    if not seeds:
-        return Apart(math.nan, math.nan, math.nan, math.nan)
     values = [left[s]["metrics"][f"test.{metric}"] - right[s]["metrics"][f"test.{metric}"] for s in seeds]
-    mean = statistics.fmean(values)
-    if len(seeds) < 2:
+    mean = statistics.fmean(values) if seeds else math.nan
+    if len(seeds) < 2 or math.isnan(mean):
         return Apart(mean, math.nan, math.nan, math.nan)
     users = np.mean([np.array(left[s]["draws"][metric], float) - np.array(right[s]["draws"][metric], float) for s in seeds], 0)
     of_users, of_seeds = float(np.nanstd(users, ddof=1)), statistics.stdev(values) / math.sqrt(len(seeds))

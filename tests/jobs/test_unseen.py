@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from feature_store.vocabulary import FIELDS, Vocabulary
 from jobs import unseen
 from jobs.train_models import train_model
 from jobs.unseen import chosen, finished, prepare, run, unfinished
-from jobs.unseen_report import Pooled, alike_parts, collect, compare, pooled, written
+from jobs.unseen_report import METRICS, Pooled, alike_parts, collect, compare, pooled, table, written
 from models.ccn import pair_counts
 from models.registry import Registry, load
 from models.serving import serving_pages
@@ -194,6 +195,16 @@ def test_metrics_and_differences_are_those_written_by_hand() -> None:
     assert by_arm["din"].apart["page_gauc"].value == pytest.approx(0.375) and by_arm["ccn"].seeds == 2
     assert by_arm["din"].apart["page_gauc"].low < 0.375 < by_arm["din"].apart["page_gauc"].high
     assert by_arm["ccn"].metrics["alike_5"].value == pytest.approx(1 / 3)
+
+
+def test_a_metric_that_a_log_does_not_define_is_left_empty() -> None:
+    """A log without categories has no item like its trigger, whatever the seeds."""
+    found = table_of_scores(ccn=[[1, 2, 0, 1, 2, 0]] * 2, din=[[2, 1, 0, 2, 1, 0]] * 2)
+    rows = compare(replace(found, triggered=np.zeros(6, bool)))
+    own = {row.arm: row.apart for row in rows}["din"]
+    assert math.isnan(own["alike_5"].value) and str(own["alike_5"]) == "undefined" and own["page_gauc"].value == pytest.approx(0.5)
+    cells = [cell.strip() for cell in table(rows).splitlines()[-1].split("|")[1:-1]]
+    assert cells[0] == "din" and cells[2 + METRICS.index("alike_5")] == "" and all(cells[2:6])
 
 
 def test_the_share_like_the_trigger_is_that_of_the_best_counted_items() -> None:
