@@ -99,19 +99,25 @@ def save(folder: Path, known: pa.Table, draw: np.random.Generator) -> None:
             pq.write_table(mixed.slice(part * step, step), folder / name / f"part-{part}.parquet", compression="zstd")
 
 
+def drawn(folder: Path, size: int) -> int:
+    """Files of about `size` events and of pages for them; how many events. No row stays in memory while the ways run."""
+    draw = np.random.default_rng(0)
+    known = events(size, draw)
+    save(folder, known, draw)
+    return len(known)
+
+
 def main() -> None:
     """Measure and print."""
     asked = arguments(__doc__, "events", "300000,1000000", WAYS, COLUMNS)
     runs = []
     for size in map(int, asked.events.split(",")):
         with tempfile.TemporaryDirectory() as name:
-            folder, draw = Path(name), np.random.default_rng(0)
-            known = events(size, draw)
-            save(folder / "in", known, draw)
-            found = compare(WAYS, asked, folder, COLUMNS, {})
-        print(f"\n{len(known):,} events, {len(known) // EVENTS_A_PAGE:,} pages: all ways wrote the same rows")
+            rows = drawn(Path(name) / "in", size)
+            found = compare(WAYS, asked, Path(name), COLUMNS, {})
+        print(f"\n{rows:,} events, {rows // EVENTS_A_PAGE:,} pages: all ways wrote the same rows")
         table(found)
-        runs.append({"events": len(known), "ways": found})
+        runs.append({"events": rows, "ways": found})
     line("moveline_build", runs)
 
 
