@@ -126,6 +126,17 @@ ITEMS = Contract(
     sort=("item_id", "valid_from"),
 )
 
+CATALOGUE = Contract(
+    name="catalogue",
+    row="one version of an item that a page of the day or later may need, of all days of items before; not made for every day",
+    schema=pa.schema([
+        _must("item_id", TEXT), pa.field("category_id", TEXT), _must("valid_from", TIME), _must("available_time", TIME),
+        _must("ds", TEXT),
+    ]),
+    key=("item_id", "valid_from", "available_time"),
+    sort=("item_id", "valid_from", "available_time"),
+)
+
 USERS = Contract(
     name="users",
     row="one version of a user's description, from the day it became valid",
@@ -297,8 +308,8 @@ CODE_BOOKS = Contract(
 )
 
 CONTRACTS = {c.name: c for c in (
-    EVENTS, EXPOSURES, CLICKS, ITEMS, USERS, REJECTS, MOVELINES, VISITS, PAGES, PAGES_AT_CLICK, PAIRS, PAIR_COUNTS, FLOWS,
-    VOCABULARY, SCORES, RETRIEVED, ITEM_SIDE, CODE_BOOKS,
+    EVENTS, EXPOSURES, CLICKS, ITEMS, CATALOGUE, USERS, REJECTS, MOVELINES, VISITS, PAGES, PAGES_AT_CLICK, PAIRS, PAIR_COUNTS,
+    FLOWS, VOCABULARY, SCORES, RETRIEVED, ITEM_SIDE, CODE_BOOKS,
 )}
 """Every contract by table name."""
 

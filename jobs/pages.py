@@ -17,8 +17,9 @@ from feature_store.kept import Kept
 from feature_store.quality import OUT, ROW, STATUS, accounted, refused, within_limit
 from feature_store.recipe import Recipe
 from feature_store.tables import Lake
+from jobs.catalogue import item_days, item_versions, known_versions
 from jobs.context import CODE, of_users, user_key, with_context
-from jobs.day import DayResult, Made, build_day, day_start, days_until, inputs_of
+from jobs.day import DayResult, Made, build_day, days_until, inputs_of
 from jobs.settled import settled
 
 MIXED, TOO_LONG, MERGED = "page_mixed", "page_too_long", "merged"
@@ -51,14 +52,6 @@ def judged(exposures: DataFrame, max_items: int) -> DataFrame:
     return frame.withColumn(STATUS, status).drop("_place", "_least", "_most", "_rows")
 
 
-def item_versions(items: DataFrame, ds: str) -> DataFrame:
-    """item_id, versions: what a cut of day `ds` or later may need, as structs (valid_from, available_time, category_id)."""
-    version = F.struct("valid_from", "available_time", "category_id")
-    known = F.greatest("valid_from", "available_time") <= F.lit(day_start(ds))
-    old, new = F.max(F.when(known, version)), F.collect_list(F.when(~known, version))
-    return items.groupBy("item_id").agg(F.array_compact(F.concat(F.array(old), new)).alias("versions"))
-
-
 def _category_at(versions: Column, cut: Column) -> Column:
     known = F.filter(versions, lambda v: (v["valid_from"] <= cut) & (v["available_time"] <= cut))
     return F.array_max(known)["category_id"]
@@ -69,7 +62,7 @@ def pages(rows: DataFrame, versions: DataFrame, at_click: bool = False) -> DataF
 
     Parameters
     ----------
-    rows : see `judged`. versions : see `item_versions`. at_click : cut at the first click instead of at shown_time.
+    rows : see `judged`. versions : see `jobs.catalogue.item_versions`. at_click : cut at the first click instead of at shown_time.
 
     Returns
     -------
@@ -114,12 +107,11 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
     context = recipe.movelines.model_dump(include={"tokens", "visits", "days", "delay_s"})
     config = {"cut": cut, "max_page_items": recipe.quality.max_page_items, "context": context}
     reads = {"exposures": [ds], "movelines": days, "visits": days}
-    items, item_days = lake.table("items"), _item_days(lake, ds)
     kept = Kept()
 
     def inputs() -> dict[str, str]:
-        found = inputs_of(lake, reads, ["jobs.pages", "feature_store.quality", *CODE], config)
-        found["items"] = fingerprint(items.digests(item_days))  # one entry: each day of pages has all days of items before it
+        found = inputs_of(lake, reads, ["jobs.pages", "jobs.catalogue", "feature_store.quality", *CODE], config)
+        found["items"] = fingerprint(lake.table("items").digests(item_days(lake, ds)))  # one entry: all days before are needed
         # A page cut at its click may use what became known on the next day, so only pages at show can ignore late rows.
         return settled(spark, lake, table, ds, found) if cut == "at_show" else found
 
@@ -132,7 +124,7 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
         counts = accounted_pages({k: n for k, (n, _) in found.items()})
         _refuse(lake, ds, rows, counts, recipe, path)
         buckets = max(MIN_BUCKETS, -(-found.get(OUT, (0, 0))[1] // PAGES_A_BUCKET))
-        cuts = pages(rows, item_versions(items.read(spark, item_days), ds), cut == "at_click")
+        cuts = pages(rows, item_versions(known_versions(spark, lake, ds), ds), cut == "at_click")
         keys = kept.keep(rows.where(F.col(STATUS) == OUT).select(user_key()).distinct())
         users = keys.count()
         movelines, visits = (of_users(lake.read(spark, name, days), keys, users) for name in ("movelines", "visits"))
@@ -140,10 +132,6 @@ def _build(spark: SparkSession, recipe: Recipe, lake: Lake, ds: str, cut: str, p
 
     with kept:
         return build_day(table, ds, inputs, make)
-
-
-def _item_days(lake: Lake, ds: str) -> list[str]:
-    return [day for day in lake.table("items").days() if day <= ds]
 
 
 def accounted_pages(statuses: dict[str, int]) -> dict[str, int]:

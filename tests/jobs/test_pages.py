@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from feature_store.errors import InputError
 from feature_store.row_digest import row_digest
 from feature_store.tables import Lake
+from jobs import catalogue
 from jobs import pages as job
 from jobs.context import CONTEXT_COLUMNS
 from jobs.movelines import build as build_movelines
@@ -118,11 +119,14 @@ def prepare(spark: SparkSession, lake: Lake) -> None:
         build_visits(spark, PLAN, lake, ds)
 
 
-def test_pages_at_show_and_at_click_are_those_of_the_oracle(spark: SparkSession, lake: Lake) -> None:
+def test_pages_at_show_and_at_click_are_those_of_the_oracle(spark: SparkSession, lake: Lake,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "FEW", 0)  # the items of the days before are read from a catalogue
     log = random_log(1)
     fill(spark, lake, log)
     prepare(spark, lake)
     results = job.build(spark, PLAN, lake, DAY, CONF)
+    assert lake.table("catalogue").days() == [DAY]
     for result, at_click in zip(results, (False, True), strict=True):
         pages, counts = expected(log, at_click)
         assert (result.status, result.rows, result.counts) == ("built", len(pages), counts)
@@ -152,7 +156,7 @@ def test_content_does_not_depend_on_partitions_and_without_items_categories_are_
     digests = []
     for parts in (1, 7):
         rows = job.judged(frame(spark, "exposures", log["exposures"]).repartition(parts), 12)
-        pages = job.pages(rows, job.item_versions(frame(spark, "items", []), DAY))
+        pages = job.pages(rows, catalogue.item_versions(frame(spark, "items", []), DAY))
         digests.append(pages.agg(*row_digest(pages, pages.columns)).first())
         assert pages.where("exists(category_id, c -> c is not null) or trigger_category_id is not null").count() == 0
     assert digests[0] == digests[1]
