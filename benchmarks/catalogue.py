@@ -1,4 +1,4 @@
-"""What pages read of items when the whole catalogue comes anew every day: versions gathered in `catalogue`, and of every day before.
+"""What pages read of items when the whole catalogue comes anew every day: gathered versions, or the items of every day before.
 
     PYTHONPATH=. python benchmarks/catalogue.py [--items 500000] [--days 2,5,10,20]
 
