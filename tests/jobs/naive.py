@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from feature_store.contracts import CONTRACTS
 from feature_store.recipe import Recipe
 from feature_store.session import spark_schema
+from feature_store.tables import Lake
 
 Row = dict[str, Any]
 DAY = "2026-01-05"
@@ -33,6 +34,14 @@ def frame(spark: SparkSession, table: str, rows: Iterable[Row]) -> DataFrame:
         return spark.createDataFrame([], spark_schema(schema))
     # By way of Arrow: rows of Python would be pickled, checked value by value and take a Python worker of their own.
     return spark.createDataFrame(pa.Table.from_pylist(rows, schema), spark_schema(schema))
+
+
+def fill(spark: SparkSession, lake: Lake, tables: dict[str, list[Row]]) -> None:
+    """The days of rows that have a `ds`, as the new content of tables of a lake."""
+    for name, rows in tables.items():
+        for ds in sorted({r["ds"] for r in rows}):
+            day = frame(spark, name, [r for r in rows if r["ds"] == ds]).repartition(2)
+            lake.table(name).begin(ds).commit(day, counts={}, inputs={"n": str(len(rows))})
 
 
 def event(user: str, time: float, number: int = 0, **more: Any) -> Row:

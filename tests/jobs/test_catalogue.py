@@ -9,16 +9,10 @@ from pyspark.sql import functions as F
 
 from feature_store.tables import Lake
 from jobs import catalogue
-from tests.jobs.naive import ZERO, Row, at, ds_of, frame
+from tests.jobs.naive import ZERO, Row, at, ds_of, fill
 
 DAYS = [ds_of(ZERO + timedelta(n)) for n in range(9)]
 ITEMS_A_DAY = 20
-
-
-def fill(spark: SparkSession, lake: Lake, rows: list[Row]) -> None:
-    for ds in sorted({row["ds"] for row in rows}):
-        day = [row for row in rows if row["ds"] == ds]
-        lake.table("items").begin(ds).commit(frame(spark, "items", day), counts={}, inputs={"n": str(len(day))})
 
 
 def descriptions(dice: random.Random, days: list[int]) -> list[Row]:
@@ -45,7 +39,7 @@ def test_what_a_day_may_need_is_what_all_days_say_and_what_it_reads_is_bounded(s
     monkeypatch.setattr(catalogue, "FEW", 30)
     dice = random.Random(3)
     for n, ds in enumerate(DAYS):
-        fill(spark, lake, descriptions(dice, [n]))
+        fill(spark, lake, {"items": descriptions(dice, [n])})
         assert versions(spark, lake, ds) == versions(spark, lake, ds, whole=True), ds
     made = lake.table("catalogue").days()
     assert made[0] == DAYS[2] and 1 < len(made) < len(DAYS) - 2
@@ -62,14 +56,14 @@ def test_after_a_correction_no_catalogue_of_the_old_items_is_read(spark: SparkSe
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "FEW", 0)
     rows = descriptions(random.Random(4), list(range(4)))
-    fill(spark, lake, rows)
+    fill(spark, lake, {"items": rows})
     before = versions(spark, lake, DAYS[3])
-    fill(spark, lake, [{**row, "category_id": "corrected"} for row in rows if row["ds"] == DAYS[1]])
+    fill(spark, lake, {"items": [{**row, "category_id": "corrected"} for row in rows if row["ds"] == DAYS[1]]})
     for ds in (DAYS[3], DAYS[2]):
         assert versions(spark, lake, ds) == versions(spark, lake, ds, whole=True) != before
 
 
 def test_few_items_are_read_where_they_are(spark: SparkSession, lake: Lake) -> None:
     assert versions(spark, lake, DAYS[0]) == {}
-    fill(spark, lake, descriptions(random.Random(5), [0, 1]))
+    fill(spark, lake, {"items": descriptions(random.Random(5), [0, 1])})
     assert versions(spark, lake, DAYS[1]) == versions(spark, lake, DAYS[1], whole=True) and not lake.table("catalogue").exists()

@@ -17,19 +17,12 @@ from jobs import pages as job
 from jobs.context import CONTEXT_COLUMNS
 from jobs.movelines import build as build_movelines
 from jobs.visits import build as build_visits
-from tests.jobs.naive import DAY, ZERO, Row, at, by_user, event, exposure, frame, naive_tokens, random_events, recipe
+from tests.jobs.naive import DAY, ZERO, Row, at, by_user, event, exposure, fill, frame, naive_tokens, random_events, recipe
 
 LISTS = ("item_id", "category_id", "position", "price", "viewed", "clicked", "ordered")
 CONF = "recipes/naive.yaml"
 PLAN = recipe(source={"exposures": [{"from": "log", "columns": {}}]}, movelines={"tokens": 4, "days": 2, "visit_gap_s": 600},
               quality={"max_reject_share": 1.0, "max_page_items": 12}, pages={"cuts": ["at_show", "at_click"]})
-
-
-def fill(spark: SparkSession, lake: Lake, tables: dict[str, list[Row]], parts: int = 2) -> None:
-    for name, rows in tables.items():
-        for ds in sorted({r["ds"] for r in rows}):
-            day = frame(spark, name, [r for r in rows if r["ds"] == ds]).repartition(parts)
-            lake.table(name).begin(ds).commit(day, counts={}, inputs={"n": str(len(rows))})
 
 
 def random_log(seed: int, pages: int = 150) -> dict[str, list[Row]]:
